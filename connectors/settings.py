@@ -1,0 +1,170 @@
+"""Settings of a deployment: parse, resolve the environment, validate, freeze.
+
+One YAML file (``flink-conf/herald.yaml`` by default, else the path in ``HERALD_CONFIG``). A value may be
+``${NAME}`` or ``${NAME:-default}``, taken from the environment. Secrets are never in the file: it names the
+environment variable or the mounted file that holds one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from messages.codec import DecodeError
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_FILE = ROOT / "flink-conf" / "herald.yaml"
+
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Positive = Annotated[int, Meta(ge=1)]
+
+
+class SettingsError(ValueError):
+    """A settings file that cannot be used; the message names the file, the key and the fix."""
+
+
+class _Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    pass
+
+
+class KafkaSettings(_Section):
+    """The broker. ``prefix`` stands before every topic's name; ``transactional_prefix`` before transactional ids."""
+
+    bootstrap: str = "127.0.0.1:9092"
+    prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{0,64}$")] = ""
+    partitions: Positive = 8
+    replication: Positive = 1
+
+
+class RedisSettings(_Section):
+    """The store of views, claims and inboxes."""
+
+    url: str = "redis://127.0.0.1:6379/0"
+
+
+class JobSettings(_Section):
+    """The notification_fanout job. Times are milliseconds.
+
+    ``providers`` have a background sink each. ``parallelism`` is that of decide and of the sinks;
+    ``background_source_parallelism`` that of the background source (0: the same).
+    """
+
+    rest: str = "http://127.0.0.1:8081"
+    parallelism: Positive = 2
+    background_source_parallelism: Annotated[int, Meta(ge=0)] = 0
+    providers: list[str] = ["fcm", "inapp"]
+    policies: str = "flink-conf/policies"
+    bundle_items: Positive = 64
+    bundle_millis: Positive = 5
+    checkpoint_interval: Positive = 10_000
+    group: str = "notification_fanout"
+
+
+class GatewaySettings(_Section):
+    """The HTTP gateway. ``keys_file`` holds hashed API keys; it is written by ``herald up`` or mounted."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    keys_file: str = "var/gateway-keys.json"
+    acknowledge_within: Positive = 5_000
+
+
+class AdapterSettings(_Section):
+    """What every adapter worker shares. Times are milliseconds."""
+
+    in_flight: dict[str, int] = {"urgent": 64, "background": 256}
+    attempts: Positive = 5
+    backoff_base: Positive = 200
+    backoff_cap: Positive = 30_000
+    claim_ttl: Positive = 3_600_000
+    request_timeout: Positive = 10_000
+
+
+class FcmSettings(_Section):
+    """FCM HTTP v1. ``credentials_file`` is a service account's JSON, ``ca_file`` trusts a stand-in's certificate."""
+
+    url: str = "https://fcm.googleapis.com"
+    credentials_file: str = "var/fcm-credentials.json"
+    ca_file: str | None = None
+
+
+class ViewSettings(_Section):
+    """The Redis views; ``ttl`` in milliseconds."""
+
+    ttl: Positive = 86_400_000
+    decisions_a_user: Positive = 50
+
+
+class StackSettings(_Section):
+    """The local stack: its directory and the ports that no other section names."""
+
+    directory: str = "var/stack"
+    taskmanagers: Positive = 2
+    kafka_controller_port: Port = 9093
+    flink_rest_port: Port = 8081
+    metrics_port: Port = 9249
+    fcm_emulator_port: Port = 8443
+
+
+class Settings(_Section):
+    """All sections; each has working defaults for the local stack."""
+
+    kafka: KafkaSettings = KafkaSettings()
+    redis: RedisSettings = RedisSettings()
+    job: JobSettings = JobSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    adapters: AdapterSettings = AdapterSettings()
+    fcm: FcmSettings = FcmSettings()
+    views: ViewSettings = ViewSettings()
+    stack: StackSettings = StackSettings()
+
+
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+def _resolve(value: Any, environment: Mapping[str, str], path: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _resolve(item, environment, f"{path}.{key}") for key, item in value.items()}
+    if isinstance(value, list):
+        return [_resolve(item, environment, f"{path}[{index}]") for index, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def replaced(match: re.Match[str]) -> str:
+        name, default = match[1], match[2]
+        if name in environment:
+            return environment[name]
+        if default is None:
+            raise SettingsError(f"{path}: environment variable {name} is not set; set it, or write ${{{name}:-default}}")
+        return default
+
+    text = _REFERENCE.sub(replaced, value)
+    # What the environment gives is text; a whole-value reference may stand for a number or a truth value.
+    return yaml.safe_load(text) if text != value and _REFERENCE.fullmatch(value) and text else text
+
+
+def load_settings(file: Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
+    """Read settings from ``file`` (else ``HERALD_CONFIG``, else the packaged file); SettingsError names file and key."""
+    environment = os.environ if environment is None else environment
+    if file is None:
+        file = Path(environment.get("HERALD_CONFIG", DEFAULT_FILE))
+    try:
+        document = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        raise SettingsError(f"{file}: no such file; name another with --config or HERALD_CONFIG") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{file}: not YAML: {error}") from None
+    try:
+        return msgspec.convert(_resolve(document, environment, "$"), Settings)
+    except SettingsError as error:
+        raise SettingsError(f"{file}: {error}") from None
+    except msgspec.ValidationError as error:
+        problem = DecodeError.of(error)
+        raise SettingsError(f"{file}: {problem.path}: {problem.reason}") from None

@@ -1,0 +1,52 @@
+"""Decoding of everything that travels on a topic: one error type, which names the place in the document.
+
+Types that outsiders write forbid unknown fields; types that only Herald's own components write ignore them, so that
+a newer component may add a field before an older one knows it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+_PATH = re.compile(r"^(?P<reason>.*?)(?: - at `(?P<path>.*)`)?$", re.DOTALL)
+
+encode_json: Callable[[object], bytes] = msgspec.json.Encoder().encode
+
+
+class DecodeError(ValueError):
+    """Bytes that are not the document they should be: ``reason`` says why, ``path`` is the JSON path (``$`` is the root)."""
+
+    def __init__(self, reason: str, path: str = "$") -> None:
+        super().__init__(f"{path}: {reason}")
+        self.reason = reason
+        self.path = path
+
+    @classmethod
+    def of(cls, error: Exception) -> DecodeError:
+        """Take reason and path out of an error of msgspec or of Unicode decoding."""
+        if isinstance(error, DecodeError):
+            return error
+        if isinstance(error, UnicodeDecodeError):
+            return cls(f"invalid UTF-8 at byte {error.start}")
+        match = _PATH.match(str(error))
+        assert match is not None
+        return cls(match["reason"], match["path"] or "$")
+
+
+def json_decoder(kind: type[T]) -> Callable[[bytes], T]:
+    """Return a function that decodes one JSON document to ``kind``; it raises DecodeError for anything else."""
+    decode = msgspec.json.Decoder(kind).decode
+
+    def decoded(data: bytes) -> T:
+        try:
+            return decode(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise DecodeError.of(error) from None
+
+    return decoded

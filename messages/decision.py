@@ -1,0 +1,76 @@
+"""The record of one decision, and the count of one event: the two sides of conservation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from messages.codec import json_decoder
+from messages.words import CategoryClass, Lane
+
+DecisionOutcome = Literal["sent", "suppressed", "rejected", "deferred", "parked"]
+PENDING: tuple[DecisionOutcome, ...] = ("deferred", "parked")
+"""Outcomes after which another record of the same notification follows."""
+
+
+class Bucket(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """The state of one token bucket when a decision was taken: ``tokens`` before any charge, ``limit`` a ``period`` (ms)."""
+
+    key: str
+    tokens: float
+    limit: int
+    period: int
+    burst: int
+
+
+class DecisionRecord(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """What was decided for one notification, and why. Times are milliseconds since the epoch.
+
+    ``notification_id`` and ``origin`` (topic/partition/offset of the event) name the notification; ``step`` counts its
+    decisions from 0. ``child`` marks the deferral of the channels that waited while others were sent; it is outside its
+    cohort's conservation. ``reason`` is a stable code, None for a plain send. ``channels`` has a word for every channel
+    judged: ``sent`` or a reason. ``scope`` is the preference that denied.
+    """
+
+    v: int = 1
+    notification_id: str
+    tenant: str
+    user: str
+    event_id: str
+    source: str
+    category: str
+    category_class: CategoryClass | None = None
+    lane: Lane
+    outcome: DecisionOutcome
+    reason: str | None = None
+    detail: str | None = None
+    step: int = 0
+    child: bool = False
+    channels: dict[str, str] = {}
+    scopes: dict[str, str] = {}
+    buckets: list[Bucket] = []
+    deliveries: list[str] = []
+    release_at: int | None = None
+    policy_version: int
+    profile_version: int | None = None
+    origin: str
+    arrived_at: int
+    decided_at: int
+    campaign: str | None = None
+    traceparent: str | None = None
+
+
+class CountRecord(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """How many notifications one event became: ``recipients``, or 0 with ``unreadable`` where it ended in ``rejected``."""
+
+    v: int = 1
+    origin: str
+    recipients: int
+    unreadable: bool = False
+    arrived_at: int
+    campaign: str | None = None
+
+
+decode_decision = json_decoder(DecisionRecord)
+decode_count = json_decoder(CountRecord)

@@ -1,0 +1,17 @@
+"""The package list is explicit, so that a directory is shipped because it was meant to be."""
+
+from setuptools import setup
+
+setup(
+    packages=[
+        "cli",
+        "connectors",
+        "connectors.adapters",
+        "connectors.gateway",
+        "emulators",
+        "jobs",
+        "messages",
+        "policy",
+        "udfs",
+    ],
+)
