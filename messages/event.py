@@ -54,9 +54,9 @@ class EventData(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, 
     collapse_key: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     cancellation_key: Key | None = None
     expires_at: Instant | None = None
-    ttl: Annotated[int, Meta(ge=1, le=2_419_200, description="Seconds from the event's time; four weeks at most.")] | None = (
-        None
-    )
+    ttl: (
+        Annotated[int, Meta(ge=1, le=2_419_200, description="Seconds from the event's time; four weeks at most.")] | None
+    ) = None
     not_before: Instant | None = None
     campaign: Identifier | None = None
     tags: list[Key] | None = None

@@ -38,7 +38,10 @@ class Throttle(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, k
 
 
 class Category(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, frozen=True):
-    """What a user can switch, and how it is treated. ``required`` ignores opt-outs; ``default`` is the choice without one."""
+    """What a user can switch, and how it is treated.
+
+    ``required`` ignores opt-outs; ``default`` is what holds where the user chose nothing.
+    """
 
     category_class: CategoryClass = msgspec.field(name="class")
     channels: Annotated[list[Channel], Meta(min_length=1)]

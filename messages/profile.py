@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zoneinfo
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Annotated
 
@@ -152,6 +153,7 @@ class Profile(msgspec.Struct, omit_defaults=True, kw_only=True):
     position: tuple[int, int] | None = None
 
 
-decode_change = json_decoder(ProfileChange)  # type: ignore[arg-type]  # a union is not a type to mypy
+# A union is not a type to mypy.
+decode_change: Callable[[bytes], ProfileChange] = json_decoder(ProfileChange)  # type: ignore[arg-type]
 decode_profile = json_decoder(Profile)
 decode_profile_input = json_decoder(ProfileInput)

@@ -1,0 +1,26 @@
+"""Deterministic identities: the same after any replay, so that every hop can drop a repeat."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+
+def _digest(parts: tuple[str, ...]) -> str:
+    # Lengths before the texts: ("ab", "c") and ("a", "bc") are different identities.
+    text = "".join([f"{len(part)}:{part}" for part in parts])
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def notification_id(tenant: str, source: str, event_id: str, user: str) -> str:
+    """The identity of one event for one user: 32 hexadecimal digits of BLAKE2b-128."""
+    return _digest((tenant, source, event_id, user))
+
+
+def delivery_id(notification: str, channel: str, endpoint_id: str, step: int) -> str:
+    """The identity of a notification on one channel to one endpoint at one step of a ladder, of the same form."""
+    return _digest((notification, channel, endpoint_id, str(step)))
+
+
+def identity_number(notification: str) -> int:
+    """The first 64 bits of a notification's id: what a user's dedup window remembers of it."""
+    return int(notification[:16], 16)

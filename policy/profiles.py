@@ -1,0 +1,122 @@
+"""Commands applied to a profile: in order, each once, a repeat changing nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from messages.profile import (
+    MAX_ENDPOINTS,
+    MAX_PREFERENCES,
+    AddEndpoint,
+    Endpoint,
+    EndpointInput,
+    Preference,
+    Profile,
+    ProfileChange,
+    RemoveEndpoint,
+    ReplaceProfile,
+    SetPreferences,
+    SuppressEndpoint,
+    UnsuppressEndpoint,
+)
+
+REMEMBERED_COMMANDS = 16
+"""How many command ids a profile remembers, so that a producer's repeat of a recent command does nothing."""
+
+
+class ChangeRefused(ValueError):
+    """A command that cannot be applied; ``reason`` is a stable code."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+def change_profile(now: int, profile: Profile | None, change: ProfileChange, position: tuple[int, int]) -> Profile | None:
+    """The profile after ``change``, or None where the change is a repeat. The profile given is left as it is.
+
+    ``position`` is the partition and offset of the command: one at or before the last applied of the same partition has
+    been applied already (a user's commands share a partition, so that is exact over any replay of the topic).
+    Raises ChangeRefused.
+    """
+    if profile is None:
+        profile = Profile()
+    last = profile.position
+    if (last is not None and last[0] == position[0] and position[1] <= last[1]) or change.id in profile.applied:
+        return None
+    changed = _applied(now, profile, change)
+    return msgspec.structs.replace(
+        changed,
+        version=profile.version + 1,
+        applied=[*profile.applied, change.id][-REMEMBERED_COMMANDS:],
+        position=position,
+    )
+
+
+def _applied(now: int, profile: Profile, change: ProfileChange) -> Profile:
+    match change:
+        case ReplaceProfile():
+            return _replaced(now, profile, change)
+        case SetPreferences():
+            return msgspec.structs.replace(profile, preferences=_preferences(profile.preferences, change.preferences))
+        case AddEndpoint():
+            endpoint = _registered(now, profile, change.endpoint)
+            others = [known for known in profile.endpoints if known.id != endpoint.id]
+            if len(others) >= MAX_ENDPOINTS:
+                raise ChangeRefused("too_many_endpoints", f"a profile holds at most {MAX_ENDPOINTS}; remove one first")
+            return msgspec.structs.replace(profile, endpoints=[*others, endpoint])
+        case RemoveEndpoint():
+            # A suppressed one stays, unusable: removed and added again, a number that said STOP would be usable.
+            return _endpoints(profile, change.endpoint_id, lambda known: known if known.suppressed else None)
+        case SuppressEndpoint():
+            return _endpoints(profile, change.endpoint_id, lambda endpoint: _suppressed(endpoint, change))
+        case UnsuppressEndpoint():
+            return _endpoints(profile, change.endpoint_id, lambda known: msgspec.structs.replace(known, suppressed=None))
+
+
+def _replaced(now: int, profile: Profile, change: ReplaceProfile) -> Profile:
+    if change.version is not None and profile.replaced_with is not None and change.version <= profile.replaced_with:
+        raise ChangeRefused(
+            "old_version", f"version {change.version} is not above {profile.replaced_with}, the last one written"
+        )
+    new = change.profile
+    named = {endpoint.id for endpoint in new.endpoints}
+    suppressed = [known for known in profile.endpoints if known.suppressed and known.id not in named]
+    return msgspec.structs.replace(
+        profile,
+        country=new.country,
+        time_zone=new.time_zone,
+        locale=new.locale,
+        endpoints=[*(_registered(now, profile, endpoint) for endpoint in new.endpoints), *suppressed][:MAX_ENDPOINTS],
+        preferences=_preferences({}, new.preferences),
+        replaced_with=change.version if change.version is not None else profile.replaced_with,
+    )
+
+
+def _registered(now: int, profile: Profile, new: EndpointInput) -> Endpoint:
+    """A new registration; the same address at the same id keeps its age and its suppression."""
+    for known in profile.endpoints:
+        if known.id == new.id and known.address == new.address and known.provider == new.provider:
+            return msgspec.structs.replace(known, app=new.app)
+    return Endpoint(id=new.id, provider=new.provider, address=new.address, app=new.app, registered_at=now)
+
+
+def _suppressed(endpoint: Endpoint, change: SuppressEndpoint) -> Endpoint:
+    if change.registered_before is not None and endpoint.registered_at >= change.registered_before:
+        return endpoint
+    return msgspec.structs.replace(endpoint, suppressed=change.reason)
+
+
+def _preferences(known: dict[str, bool], new: list[Preference]) -> dict[str, bool]:
+    merged = known | {f"{choice.category}/{choice.channel}": choice.allow for choice in new}
+    if len(merged) > MAX_PREFERENCES:
+        raise ChangeRefused("too_many_preferences", f"a profile holds at most {MAX_PREFERENCES}")
+    return merged
+
+
+def _endpoints(profile: Profile, endpoint_id: str, change: Callable[[Endpoint], Endpoint | None]) -> Profile:
+    kept = [change(endpoint) if endpoint.id == endpoint_id else endpoint for endpoint in profile.endpoints]
+    return msgspec.structs.replace(profile, endpoints=[endpoint for endpoint in kept if endpoint is not None])

@@ -1,0 +1,327 @@
+"""The handler of the decide operator: a bundle of inputs with their users' states in, what is to be done out.
+
+A user's state is decoded and encoded once a bundle, however many inputs it has there. An input on which the core fails
+is taken out and recorded, and the user's other inputs are decided again from the state as it was stored.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections import Counter
+from typing import Any
+
+import msgspec
+
+from messages.codec import DecodeError, encode_json
+from messages.decision import DecisionRecord
+from messages.event import Event, decode_event
+from messages.policy import POLICY_SET, Policy, decode_policy
+from messages.profile import decode_change, decode_profile
+from messages.topics import DECISIONS, DELIVERIES, PROFILES, REJECTED, RejectedHeaders
+from messages.words import Lane, Provider, split_user_key
+from policy.core import Arrival, Change, Decided, Due, Item, Loaded, decide
+from policy.identity import notification_id
+from policy.policies import Policies, compile_policies
+from policy.profiles import ChangeRefused
+from policy.state import UserState
+from udfs import state as stored
+from udfs.bundle import (
+    CHANGE,
+    PROFILE,
+    TIMER,
+    URGENT,
+    Entry,
+    Slot,
+    chunk,
+    read_bundle,
+    row,
+    state_operation,
+    timers,
+    u32,
+)
+
+
+class Setup(msgspec.Struct):
+    """What travels with the job: the packaged policies and the providers that have a sink."""
+
+    policy: Policy
+    providers: list[Provider]
+
+
+encode_setup = msgspec.msgpack.Encoder().encode
+_decode_setup = msgspec.msgpack.Decoder(Setup).decode
+
+
+class Handler:
+    """One a subtask; the operator calls it from one thread."""
+
+    def __init__(self) -> None:
+        self._providers: frozenset[Provider] = frozenset()
+        self._document: Policy | None = None
+        self._policies: Policies | None = None
+        self._policy_error = ""
+
+    def configure(self, setup: bytes, subtask: int) -> None:
+        """Take over what travelled with the job; called once, before anything else."""
+        decoded = _decode_setup(setup)
+        self._providers = frozenset(decoded.providers)
+        self._use(decoded.policy)
+
+    def _use(self, document: Policy) -> None:
+        self._policies = compile_policies(document, self._providers)
+        self._document = document
+
+    def policy(self, name: str, document: bytes) -> bool:
+        """Take a policy document into force; False, and the old one stays, where it is not valid or not newer."""
+        try:
+            if name != POLICY_SET:
+                raise DecodeError(f"unknown policy name `{name}`; the set's name is `{POLICY_SET}`")
+            new = decode_policy(bytes(document))
+            assert self._document is not None
+            if new == self._document:
+                return True
+            if new.version <= self._document.version:
+                raise DecodeError(
+                    f"version {new.version} is not above {self._document.version}, which is in force", "$.version"
+                )
+            self._use(new)
+        except DecodeError as error:
+            self._policy_error = str(error)
+            return False
+        return True
+
+    def policy_removed(self, name: str) -> None:
+        """A tombstone on the policies topic: what is in force stays, so that nothing is decided without a policy."""
+
+    def policy_error(self) -> str:
+        """Why the last policy was refused."""
+        return self._policy_error
+
+    def decide(self, now: int, data: bytes) -> bytes:
+        """Decide a bundle at ``now`` (milliseconds); never raises for a bad input."""
+        assert self._policies is not None
+        slots, items = read_bundle(data)
+        inputs: dict[int, list[Entry]] = {}
+        for slot, entry in items:
+            if slot in inputs:
+                inputs[slot].append(entry)
+            else:
+                inputs[slot] = [entry]
+        events: dict[tuple[str, int, int], Event] = {}
+        counts: Counter[str] = Counter()
+        touched, rows = [], []
+        for slot, entries in inputs.items():
+            user = _UserBundle(now, self._policies, slots[slot], entries, events)
+            touched.append(u32(slot) + user.run())
+            rows += user.rows
+            counts.update(user.counts)
+        counters = [chunk(name.encode()) + u32(count) for name, count in counts.items()]
+        return b"".join((u32(len(touched)), *touched, u32(len(rows)), *rows, u32(len(counters)), *counters))
+
+
+class _UserBundle:
+    """The inputs of one user in one bundle."""
+
+    def __init__(
+        self, now: int, policies: Policies, slot: Slot, entries: list[Entry], events: dict[tuple[str, int, int], Event]
+    ) -> None:
+        self.now = now
+        self.policies = policies
+        self.slot = slot
+        self.entries = entries
+        self.events = events
+        self.rows: list[bytes] = []
+        self.counts: list[str] = []
+        self.key = slot.key.encode("utf-8", "surrogatepass")
+
+    def run(self) -> bytes:
+        """Decide all inputs; returns the user's part of the answer, without its slot number."""
+        failed: dict[int, Exception] = {}
+        poisoned: dict[str, Exception] = {}
+        while True:
+            self.rows, self.counts = [], []
+            try:
+                state, before = self._load(poisoned)
+            except Exception as error:  # unreadable state: nothing of this user can be decided, nothing is touched
+                for entry in self.entries:
+                    self._failed(entry, error)
+                return b"\0\0" + u32(0) + timers(0, 0)
+            culprit = self._decide_all(state, failed)
+            if culprit is None:
+                break
+            position, failure = culprit
+            if state.releasing is not None:
+                poisoned[state.releasing] = failure
+            else:
+                failed[position] = failure
+        for position, failure in failed.items():
+            self._failed(self.entries[position], failure)
+        for pending, failure in poisoned.items():
+            self._failed(self._as_entry(pending), failure)
+        return self._changes(state, before)
+
+    def _load(self, poisoned: dict[str, Exception]) -> tuple[UserState, int]:
+        slot = self.slot
+        tenant, user = split_user_key(slot.key)
+        state = UserState(tenant, user)
+        if slot.profile is not None:
+            state.profile = stored.decode_profile(slot.profile)
+        if slot.activity is not None:
+            state.activity = stored.decode_activity(slot.activity)
+        if slot.pending:
+            state.pending = {key: stored.decode_pending(item) for key, item in slot.pending.items()}
+            for key in poisoned:
+                state.done_waiting(key)
+        before = state.activity.due
+        return state, before
+
+    def _decide_all(self, state: UserState, failed: dict[int, Exception]) -> tuple[int, Exception] | None:
+        """Decide the inputs that have not failed before; returns the position and error of one that fails now."""
+        emit_profile = False
+        for position, entry in enumerate(self.entries):
+            if position in failed:
+                continue
+            try:
+                out = decide(self.now, self.policies, state, self._item(entry))
+                emit_profile = emit_profile or (entry.kind == CHANGE and state.changed_profile)
+                self._emit(out)
+            except (DecodeError, ChangeRefused) as error:
+                if state.releasing is not None:
+                    return position, error
+                self._refused(entry, error)
+            except Exception as error:
+                return position, error
+        if emit_profile:
+            self.rows.append(row(PROFILES, self.key, encode_json(state.profile)))
+        return None
+
+    def _item(self, entry: Entry) -> Item:
+        kind = entry.kind
+        if kind == TIMER:
+            return Due(entry.offset)
+        if kind == CHANGE:
+            return Change(decode_change(entry.payload), (entry.partition, entry.offset))
+        if kind == PROFILE:
+            return Loaded(decode_profile(entry.payload))
+        origin = (entry.topic, entry.partition, entry.offset)
+        event = self.events.get(origin)
+        if event is None:  # one event for many users is decoded once a bundle
+            event = self.events[origin] = decode_event(entry.payload)
+        return Arrival(event, entry.payload, _lane(entry), entry.origin, entry.timestamp)
+
+    def _emit(self, out: Decided) -> None:
+        for delivery in out.deliveries:
+            self.rows.append(row(DELIVERIES[delivery.provider, delivery.lane], self.key, encode_json(delivery)))
+        for record in out.decisions:
+            self._record(record)
+        for bound, times in out.bounds_hit.items():
+            self.counts += [f"bounds_hit;bound={bound}"] * times
+
+    def _record(self, record: DecisionRecord) -> None:
+        self.rows.append(row(DECISIONS, self.key, encode_json(record)))
+        self.counts.append(
+            f"decisions;lane={record.lane};class={record.category_class or 'none'};"
+            f"outcome={record.outcome};reason={record.reason or 'none'}"
+        )
+
+    def _refused(self, entry: Entry, error: DecodeError | ChangeRefused) -> None:
+        """A bad input: recorded with its bytes, and for an event the outcome of its notification."""
+        if isinstance(error, ChangeRefused):
+            self._reject(entry, error.reason, error.detail)
+        elif entry.kind in (CHANGE, PROFILE):
+            self._reject(entry, "invalid_change", error.reason, error.path)
+        else:
+            self._reject(entry, "invalid_event", error.reason, error.path)
+            self._record(self._outcome(entry, "invalid_event", str(error)))
+
+    def _failed(self, entry: Entry, error: Exception) -> None:
+        """An input on which the core itself failed: recorded with the traceback's last line."""
+        detail = traceback.format_exception_only(error)[-1].strip()
+        where = traceback.extract_tb(error.__traceback__)
+        if where:
+            detail += f" ({where[-1].filename.rpartition('/')[2]}:{where[-1].lineno})"
+        self.counts.append("core_failures")
+        self._reject(entry, "internal_error", detail)
+        if entry.kind not in (CHANGE, PROFILE, TIMER):
+            self._record(self._outcome(entry, "internal_error", detail))
+
+    def _outcome(self, entry: Entry, reason: str, detail: str) -> DecisionRecord:
+        """The record of a notification that could not be decided; what cannot be read of its event is empty."""
+        tenant, _, user = self.slot.key.partition("/")
+        event = _readable(entry.payload)
+        source, event_id = str(event.get("source", "")), str(event.get("id", ""))
+        data = event.get("data")
+        data = data if isinstance(data, dict) else {}
+        campaign = data.get("campaign")
+        return DecisionRecord(
+            notification_id=notification_id(tenant, source or entry.origin, event_id, user),
+            tenant=tenant,
+            user=user,
+            event_id=event_id,
+            source=source,
+            category=str(data.get("category", "")),
+            lane=_lane(entry),
+            outcome="rejected",
+            reason=reason,
+            detail=detail,
+            policy_version=self.policies.version,
+            origin=entry.origin,
+            arrived_at=entry.timestamp,
+            decided_at=self.now,
+            campaign=campaign if isinstance(campaign, str) else None,
+        )
+
+    def _reject(self, entry: Entry, reason: str, detail: str, path: str = "$") -> None:
+        headers = [
+            (RejectedHeaders.STAGE, "change" if entry.kind in (CHANGE, PROFILE) else "decide"),
+            (RejectedHeaders.REASON, reason),
+            (RejectedHeaders.PATH, path),
+            (RejectedHeaders.DETAIL, detail),
+            (RejectedHeaders.TOPIC, entry.topic),
+            (RejectedHeaders.PARTITION, str(entry.partition)),
+            (RejectedHeaders.OFFSET, str(entry.offset)),
+            (RejectedHeaders.KEY, self.slot.key),
+        ]
+        self.rows.append(row(REJECTED, None, entry.payload, headers))
+        self.counts.append(f"rejected;reason={reason}")
+
+    def _as_entry(self, pending: str) -> Entry:
+        """A pending item in the form of the event it once was."""
+        assert self.slot.pending is not None
+        item = stored.decode_pending(self.slot.pending[pending])
+        topic, partition, offset = item.origin.rsplit("/", 2)
+        kind = URGENT if item.lane == "urgent" else 0
+        return Entry(kind, topic, int(partition), int(offset), item.arrived_at, item.payload)
+
+    def _changes(self, state: UserState, before: int) -> bytes:
+        if any(entry.kind == TIMER and entry.offset == before for entry in self.entries):
+            before = 0  # it has fired: the same instant must be registered again to fire again
+        pending = []
+        for key in state.changed_pending:
+            item = state.pending.get(key)
+            if item is not None or (self.slot.pending and key in self.slot.pending):
+                pending.append(chunk(key.encode()) + chunk(None if item is None else stored.encode_pending(item)))
+        changed = state.changed_activity or bool(state.changed_pending)
+        profile = stored.encode_profile(state.profile) if state.changed_profile and state.profile is not None else None
+        activity = stored.encode_activity(state.activity, bool(state.pending)) if changed else None
+        return b"".join(
+            (
+                state_operation(profile is not None, profile),
+                state_operation(changed, activity),
+                u32(len(pending)),
+                *pending,
+                timers(before, state.activity.due),
+            )
+        )
+
+
+def _lane(entry: Entry) -> Lane:
+    return "urgent" if entry.kind == URGENT else "background"
+
+
+def _readable(payload: bytes) -> dict[str, Any]:
+    try:
+        event = msgspec.json.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
+    return event if isinstance(event, dict) else {}
