@@ -34,7 +34,7 @@ class _Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
     pass
 
 
-class KafkaSettings(_Section):
+class KafkaSettings(_Section, frozen=True):
     """The broker. ``prefix`` stands before every topic's name; ``transactional_prefix`` before transactional ids."""
 
     bootstrap: str = "127.0.0.1:9092"
@@ -43,13 +43,13 @@ class KafkaSettings(_Section):
     replication: Positive = 1
 
 
-class RedisSettings(_Section):
+class RedisSettings(_Section, frozen=True):
     """The store of views, claims and inboxes."""
 
     url: str = "redis://127.0.0.1:6379/0"
 
 
-class JobSettings(_Section):
+class JobSettings(_Section, frozen=True):
     """The notification_fanout job. Times are milliseconds.
 
     ``providers`` have a background sink each. ``parallelism`` is that of decide and of the sinks;
@@ -59,7 +59,7 @@ class JobSettings(_Section):
     rest: str = "http://127.0.0.1:8081"
     parallelism: Positive = 2
     background_source_parallelism: Annotated[int, Meta(ge=0)] = 0
-    providers: list[str] = ["fcm", "inapp"]
+    providers: list[str] = msgspec.field(default_factory=lambda: ["fcm", "inapp"])
     policies: str = "flink-conf/policies"
     bundle_items: Positive = 64
     bundle_millis: Positive = 5
@@ -68,18 +68,29 @@ class JobSettings(_Section):
 
 
 class GatewaySettings(_Section):
-    """The HTTP gateway. ``keys_file`` holds hashed API keys; it is written by ``herald up`` or mounted."""
+    """The HTTP gateway. Times are milliseconds, sizes bytes.
+
+    ``keys_file`` holds hashed API keys; it is written by ``herald up`` or mounted. ``acknowledge_within`` bounds the
+    wait for Kafka, ``read_within`` the wait for a request's body. ``events_per_second`` and ``burst`` are those of one
+    API key and source. ``linger`` is how long the producer waits for company.
+    """
 
     host: str = "127.0.0.1"
     port: Port = 8080
+    workers: Positive = 1
     keys_file: str = "var/gateway-keys.json"
     acknowledge_within: Positive = 5_000
+    read_within: Positive = 30_000
+    max_body: Positive = 17 * 1024 * 1024
+    events_per_second: Positive = 50_000
+    burst: Positive = 100_000
+    linger: Annotated[int, Meta(ge=0, le=100)] = 2
 
 
-class AdapterSettings(_Section):
+class AdapterSettings(_Section, frozen=True):
     """What every adapter worker shares. Times are milliseconds."""
 
-    in_flight: dict[str, int] = {"urgent": 64, "background": 256}
+    in_flight: dict[str, int] = msgspec.field(default_factory=lambda: {"urgent": 64, "background": 256})
     attempts: Positive = 5
     backoff_base: Positive = 200
     backoff_cap: Positive = 30_000
@@ -87,7 +98,7 @@ class AdapterSettings(_Section):
     request_timeout: Positive = 10_000
 
 
-class FcmSettings(_Section):
+class FcmSettings(_Section, frozen=True):
     """FCM HTTP v1. ``credentials_file`` is a service account's JSON, ``ca_file`` trusts a stand-in's certificate."""
 
     url: str = "https://fcm.googleapis.com"
@@ -95,25 +106,28 @@ class FcmSettings(_Section):
     ca_file: str | None = None
 
 
-class ViewSettings(_Section):
+class ViewSettings(_Section, frozen=True):
     """The Redis views; ``ttl`` in milliseconds."""
 
     ttl: Positive = 86_400_000
     decisions_a_user: Positive = 50
 
 
-class StackSettings(_Section):
-    """The local stack: its directory and the ports that no other section names."""
+class StackSettings(_Section, frozen=True):
+    """The local stack: its directory and the ports that no other section names.
+
+    ``metrics_port`` is the JobManager's; the TaskManagers have the ones after it.
+    """
 
     directory: str = "var/stack"
     taskmanagers: Positive = 2
     kafka_controller_port: Port = 9093
-    flink_rest_port: Port = 8081
+    flink_rpc_port: Port = 6123
     metrics_port: Port = 9249
     fcm_emulator_port: Port = 8443
 
 
-class Settings(_Section):
+class Settings(_Section, frozen=True):
     """All sections; each has working defaults for the local stack."""
 
     kafka: KafkaSettings = KafkaSettings()

@@ -1,0 +1,257 @@
+"""The local stack as a whole: start in order, wait until each program is ready, show, stop in reverse order."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from cli.stack.control import Control, ProcessInfo
+from cli.stack.kafka_program import kafka_program
+from cli.stack.processes import Record, group_of, read_record, stop_group, wait_until_gone
+from cli.stack.program import Program, StackError, port_in_use, venv_path
+from cli.stack.redis_program import redis_program
+from cli.stack.stack_settings import absolute, local_settings, write_settings
+from connectors import topics
+from connectors.settings import Settings, load_settings
+
+Say = Callable[[str], None]
+
+_TAIL_LINES = 25
+
+
+class ProgramStatus(msgspec.Struct, frozen=True):
+    """One program of the stack; ``uptime`` in seconds, None where it is not running."""
+
+    name: str
+    state: str
+    pid: int | None
+    uptime: float | None
+    log: str
+    url: str
+
+
+def settings_file(directory: Path) -> Path:
+    """Where a stack leaves the settings that it runs with, for ``HERALD_CONFIG``."""
+    return directory / "herald.yaml"
+
+
+def running_settings(settings: Settings) -> Settings | None:
+    """The settings that the stack in the directory of ``settings`` runs with, or None where none is running."""
+    directory = absolute(settings.stack.directory)
+    file = settings_file(directory)
+    if Control(directory).record() is None or not file.exists():
+        return None
+    return load_settings(file)
+
+
+def all_programs(settings: Settings) -> list[Program]:
+    """Every program of the stack, in the order of starting; ``settings`` are the stack's own (``local_settings``)."""
+    directory = Path(settings.stack.directory)
+    return [kafka_program(settings, directory), redis_program(settings, directory)]
+
+
+class Stack:
+    """The stack in ``settings.stack.directory``. ``programs`` selects by name (``flink``: its processes); None is all.
+
+    With ``create_topics`` the registry's topics are created as soon as Kafka is ready. ``say`` takes a line of progress.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        programs: Sequence[str] | None = None,
+        *,
+        create_topics: bool = True,
+        say: Say = lambda line: None,
+    ) -> None:
+        self.settings = local_settings(settings)
+        self.directory = Path(self.settings.stack.directory)
+        self.file = settings_file(self.directory)
+        self._programs = all_programs(self.settings)
+        self._selected = _select(self._programs, programs)
+        self._create_topics = create_topics
+        self._say = say
+        self._control = Control(self.directory)
+
+    def up(self) -> None:
+        """Start what is selected and not running, in order, each when the one before it is ready.
+
+        StackError when a program is not ready in time: then all that this call started is stopped again, and the
+        message ends with the program's last lines. A call that is killed leaves a stack that ``up`` completes and
+        ``down`` stops.
+        """
+        with self._lock():
+            fresh = self._control.record() is None
+            started: list[Program] = []
+            try:
+                if fresh:
+                    self._begin()
+                for program in self._selected:
+                    self._start(program, started)
+            except BaseException:
+                if fresh:
+                    self._end()
+                else:
+                    for program in reversed(started):
+                        self._control.stop_program(program.name)
+                raise
+
+    def down(self) -> None:
+        """Stop every program, the last started first, whether or not their supervisor is still alive."""
+        if not self.directory.exists():
+            return
+        with self._lock():
+            self._end()
+
+    def status(self) -> list[ProgramStatus]:
+        """How every program of the stack is."""
+        supervised = self._control.processes() if self._control.record() is not None else {}
+        return [self._status(program, supervised.get(program.name)) for program in self._programs]
+
+    def restart(self, name: str) -> None:
+        """Stop a program and start it again; returns when it is ready."""
+        program = next(program for program in self._programs if program.name == name)
+        with self._lock():
+            self._control.stop_program(name)
+            self._start(program, [])
+
+    def record(self, name: str) -> Record | None:
+        """The record of the program's last start."""
+        return self._control.program_record(name)
+
+    def _begin(self) -> None:
+        self._stop_leftovers()
+        write_settings(self.settings, self.file)
+        environment = {"HERALD_CONFIG": str(self.file), "PATH": venv_path(), "PYTHONUNBUFFERED": "1"}
+        self._control.write(self._programs, environment)
+        self._control.start(environment)
+        deadline = time.monotonic() + 20
+        while not self._control.answers():
+            if time.monotonic() > deadline:
+                raise StackError(f"supervisord does not answer\n{_tail(self._control.log('supervisord.output'))}")
+            time.sleep(0.05)
+
+    def _start(self, program: Program, started: list[Program]) -> None:
+        if self._control.processes()[program.name].state in ("RUNNING", "STARTING") and program.ready() is None:
+            self._say(f"{program.name} is running")
+            return
+        began = time.monotonic()
+        if self._control.processes()[program.name].state not in ("RUNNING", "STARTING", "BACKOFF"):
+            taken = [port for port in program.ports if port_in_use(port)]
+            if taken:
+                raise StackError(
+                    f"{program.name}: port {taken[0]} is in use; set another one in the settings, or use --free-ports"
+                )
+            program.prepare()
+            started.append(program)
+            self._control.start_program(program.name)
+        self._wait(program)
+        self._say(f"{program.name} is ready after {time.monotonic() - began:.1f} s  {program.url}".rstrip())
+        if program.name == "kafka" and self._create_topics:
+            self._apply_topics()
+
+    def _wait(self, program: Program) -> None:
+        deadline = time.monotonic() + program.start_within
+        while True:
+            state = self._control.processes()[program.name].state
+            missing = "it ends as soon as it is started" if state == "FATAL" else program.ready()
+            if missing is None:
+                return
+            if state == "FATAL" or time.monotonic() > deadline:
+                log = self._control.log(program.name)
+                raise StackError(f"{program.name} did not become ready: {missing}\nThe last lines of {log}:\n{_tail(log)}")
+            time.sleep(0.1)
+
+    def _apply_topics(self) -> None:
+        created = topics.create_missing(self.settings.kafka)
+        if created:
+            self._say(f"{len(created)} topics created")
+        for difference in topics.differences(self.settings.kafka):
+            self._say(
+                f"topic {difference.topic}: {difference.setting} is {difference.actual}, the registry says "
+                f"{difference.wanted}; it is left as it is"
+            )
+
+    def _end(self) -> None:
+        if self._control.record() is not None:
+            self._shut_supervisor_down()
+        self._stop_leftovers()
+
+    def _shut_supervisor_down(self) -> None:
+        record = self._control.record()
+        if record is None:
+            return
+        try:
+            self._control.shut_down()
+        except StackError as error:
+            self._say(str(error))
+        else:
+            wait_until_gone(record, sum(program.stop_within for program in self._programs) + 10)
+        # Without an answer, or too slow: whatever it supervised is stopped by its record next.
+        stop_group(record, within=0)
+
+    def _stop_leftovers(self) -> None:
+        """Stop what runs although no supervisor does, and forget it."""
+        order = {program.name: number for number, program in enumerate(self._programs)}
+        stop_within = {program.name: program.stop_within for program in self._programs}
+        records = [record for file in (self.directory / "run").glob("*.pid") if (record := read_record(file)) is not None]
+        for record in sorted(records, key=lambda record: order.get(record.name, len(order)), reverse=True):
+            if group_of(record):
+                self._say(f"{record.name} was left running (process {record.pid}): stopping it")
+                stop_group(record, stop_within.get(record.name, 10))
+        self._control.forget([record.name for record in records])
+
+    def _status(self, program: Program, supervised: ProcessInfo | None) -> ProgramStatus:
+        record = self._control.program_record(program.name)
+        alive = record is not None and record.running()
+        unsupervised = "running, unsupervised" if alive else "stopped"
+        return ProgramStatus(
+            name=program.name,
+            state=unsupervised if supervised is None else supervised.state.lower(),
+            pid=record.pid if record is not None and alive else None,
+            uptime=time.time() - record.started if record is not None and alive else None,
+            log=str(self._control.log(program.name)),
+            url=program.url,
+        )
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StackError(f"another `herald up` or `herald down` is at work in {self.directory}") from None
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _select(programs: list[Program], names: Sequence[str] | None) -> list[Program]:
+    if names is None:
+        return programs
+    wanted = set(names)
+    if "flink" in wanted:
+        wanted |= {program.name for program in programs if program.name.startswith(("jobmanager", "taskmanager"))}
+        wanted.remove("flink")
+    unknown = wanted - {program.name for program in programs}
+    if unknown:
+        known = ", ".join(["flink", *(program.name for program in programs)])
+        raise StackError(f"no program {', '.join(sorted(unknown))} in the stack; there are {known}")
+    return [program for program in programs if program.name in wanted]
+
+
+def _tail(file: Path) -> str:
+    try:
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            return "".join(deque(lines, maxlen=_TAIL_LINES)).rstrip() or "(empty)"
+    except FileNotFoundError:
+        return "(no log)"
