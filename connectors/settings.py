@@ -67,7 +67,7 @@ class JobSettings(_Section, frozen=True):
     group: str = "notification_fanout"
 
 
-class GatewaySettings(_Section):
+class GatewaySettings(_Section, frozen=True):
     """The HTTP gateway. Times are milliseconds, sizes bytes.
 
     ``keys_file`` holds hashed API keys; it is written by ``herald up`` or mounted. ``acknowledge_within`` bounds the

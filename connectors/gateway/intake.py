@@ -1,0 +1,173 @@
+"""From the bytes of one event to the records that carry it: strict decoding, the edge's own rules, splitting.
+
+A record's value is the producer's bytes of that event. Only where a field has to be filled in (``traceparent``,
+``tenant``) or the recipients are split is the envelope put together anew, from the untouched bytes of its fields.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from connectors.gateway.answers import Refusal
+from connectors.gateway.keys import ApiKey
+from messages.codec import DecodeError
+from messages.event import MAX_EVENT_BYTES, MAX_EXPANDED_BYTES, Event, decode_event
+from messages.topics import EVENTS
+from messages.words import Traceparent, user_key
+
+RECIPIENTS_A_RECORD = 500
+"""An event for more users than this becomes several records with the same id and source, and disjoint recipients."""
+
+EVENT_LIMIT = MAX_EVENT_BYTES - 4_096
+"""The largest event taken, in bytes; the rest is room for the record's key, frame and the fields filled in."""
+
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Record(NamedTuple):
+    """One record for Kafka; ``topic`` is without the prefix."""
+
+    topic: str
+    key: bytes | None
+    value: bytes
+
+
+class Admitted(NamedTuple):
+    """An event that may go to Kafka, and the records that carry it."""
+
+    id: str
+    source: str
+    records: list[Record]
+
+
+class _Identity(msgspec.Struct):
+    id: str
+
+
+_identity = msgspec.json.Decoder(_Identity).decode
+
+
+def identity_of(raw: bytes | memoryview) -> str | None:
+    """The id of an event that is otherwise not a valid one, if it can be read."""
+    try:
+        return _identity(raw).id[:256]
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def fresh_traceparent() -> str:
+    """A new W3C trace context, sampled."""
+    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+
+
+def usable_traceparent(header: str | None) -> str | None:
+    """A ``traceparent`` header's value if it may be carried on, else None (W3C Trace Context, section 3.2.2)."""
+    if header is None:
+        return None
+    try:
+        value = msgspec.convert(header, Traceparent)
+    except msgspec.ValidationError:
+        return None
+    version, trace, parent, _ = value.split("-")
+    return None if version == "ff" or set(trace) == {"0"} or set(parent) == {"0"} else value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    if len(dict(pairs)) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DecodeError(f"Object has the field `{twice}` twice")
+
+
+_walk = json.JSONDecoder(object_pairs_hook=_once).decode
+
+
+def check_fields_once(raw: bytes) -> None:
+    """Raise DecodeError where an object of a valid document has a field twice: readers differ in which one they take."""
+    try:
+        _walk(raw.decode())
+    except DecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise DecodeError(str(error)) from None
+
+
+def admit(raw: bytes, caller: ApiKey, traceparent: str | None) -> Admitted:
+    """Decode and judge one event and return its records; Refusal says why not.
+
+    ``traceparent`` is the request's trace context; an event without one of its own gets this, or else a new one.
+    """
+    if len(raw) > EVENT_LIMIT:
+        raise Refusal(
+            "too_large", f"the event has {len(raw):,} bytes; {EVENT_LIMIT:,} is the most", "$", id=identity_of(raw)
+        )
+    try:
+        event = decode_event(raw)
+        check_fields_once(raw)
+    except DecodeError as error:
+        refusal = Refusal.of(error, "invalid_event")
+        refusal.id = identity_of(raw)
+        raise refusal from None
+    try:
+        return Admitted(event.id, event.source, list(_records(raw, event, caller, traceparent)))
+    except Refusal as refusal:
+        refusal.id = event.id
+        raise
+
+
+def _records(raw: bytes, event: Event, caller: ApiKey, traceparent: str | None) -> Iterator[Record]:
+    if not caller.speaks_for(event.source):
+        raise Refusal("forbidden", f"this API key may not speak for the source `{event.source}`", "$.source")
+    tenant, fields = event.tenant, None
+    if event.traceparent is None or tenant != caller.tenant:
+        fields = _fields(raw)
+        if tenant != caller.tenant:
+            if "tenant" in fields:
+                raise Refusal("forbidden", f"this API key belongs to the tenant `{caller.tenant}`", "$.tenant")
+            tenant = caller.tenant
+            fields["tenant"] = msgspec.Raw(_encode(tenant))
+        if event.traceparent is None:
+            fields["traceparent"] = msgspec.Raw(_encode(traceparent or fresh_traceparent()))
+        raw = _encode(fields)
+
+    users = _users(event)
+    topic = EVENTS[event.data.priority]
+    small = len(users) * len(raw) <= MAX_EXPANDED_BYTES
+    if small and len(users) <= RECIPIENTS_A_RECORD:
+        yield Record(topic, user_key(tenant, users[0]).encode() if len(users) == 1 else None, raw)
+        return
+
+    fields = fields or _fields(raw)
+    data = _fields(fields["data"])
+    shared = len(raw) - len(bytes(data["recipients"]))
+    if len(users) * shared > MAX_EXPANDED_BYTES:
+        raise Refusal(
+            "too_many_recipients",
+            f"{len(users):,} recipients times {shared:,} bytes (the event without its recipient list) is more than "
+            f"{MAX_EXPANDED_BYTES:,}; send several events",
+            "$.data.recipients",
+        )
+    for start in range(0, len(users), RECIPIENTS_A_RECORD):
+        some = users[start : start + RECIPIENTS_A_RECORD]
+        data["recipients"] = msgspec.Raw(_encode({"users": some}))
+        fields["data"] = msgspec.Raw(_encode(data))
+        yield Record(topic, user_key(tenant, some[0]).encode() if len(some) == 1 else None, _encode(fields))
+
+
+def _users(event: Event) -> list[str]:
+    recipients = event.data.recipients
+    if recipients.topics:
+        raise Refusal("topics_unsupported", "audiences by topic do not exist yet; name users", "$.data.recipients.topics")
+    users = recipients.users
+    if len(users) > 1 or recipients.exclude:
+        excluded = set(recipients.exclude)
+        users = [user for user in dict.fromkeys(users) if user not in excluded]
+    if not users:
+        raise Refusal("no_recipients", "no user is left to tell; name at least one", "$.data.recipients.users")
+    return users
