@@ -14,12 +14,11 @@ each may be repeated without harm.
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 import redis.asyncio
 from msgspec import UNSET, UnsetType
 
+from connectors.pipelined import Pipelined, Script
 from messages.words import user_key
 
 MAX_PAGE = 100
@@ -38,7 +37,7 @@ drop(redis.call('ZRANGEBYSCORE', expiry, '-inf', now))
 local function unread() return redis.call('ZCARD', order) - redis.call('HLEN', read) end
 """
 
-_PUT = (
+_PUT = Script(
     _PRUNE
     + """
 local id, item, expires_at, bound, keep = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
@@ -54,7 +53,7 @@ return 1
 )
 
 # A cursor is `time:id` of the last item seen. Where that item has gone meanwhile, its time still says where to go on.
-_LIST = (
+_LIST = Script(
     _PRUNE
     + """
 local limit, at, id = tonumber(ARGV[2]), ARGV[3], ARGV[4]
@@ -75,7 +74,7 @@ return {unread(), more, found}
 """
 )
 
-_MARK = (
+_MARK = Script(
     _PRUNE
     + """
 local ids = {}
@@ -107,8 +106,6 @@ class InboxItem(msgspec.Struct, omit_defaults=True, kw_only=True):
     title: str | None = None
     body: str | None = None
     data: dict[str, str] = {}
-    template: str | None = None
-    params: dict[str, Any] | None = None
     event_id: str | None = None
     expires_at: int | None = None
     read_at: int | None = None
@@ -159,9 +156,7 @@ class Inbox:
         self._prefix = prefix
         self._bound = bound
         self._retention = retention
-        self._put = client.register_script(_PUT)
-        self._list = client.register_script(_LIST)
-        self._mark = client.register_script(_MARK)
+        self._redis = Pipelined(client)
 
     def _keys(self, tenant: str, user: str) -> list[str]:
         # Braces are Redis Cluster's hash tag: the four keys share a slot.
@@ -174,8 +169,8 @@ class Inbox:
         Beyond the bound the oldest items go. If the process dies before the answer, putting again is harmless.
         """
         expires_at = now + self._retention if item.expires_at is None else min(item.expires_at, now + self._retention)
-        arguments: list[bytes | str | int] = [now, item.id, _encode(item), expires_at, self._bound, self._retention]
-        return bool(await self._put(keys=self._keys(tenant, user), args=arguments))
+        arguments = [now, item.id, _encode(item), expires_at, self._bound, self._retention]
+        return bool(await self._redis.script(_PUT, self._keys(tenant, user), arguments))
 
     async def page(self, tenant: str, user: str, now: int, *, limit: int = 20, before: str | None = None) -> Page:
         """Read up to ``limit`` (1 to MAX_PAGE) items, newest first, older than the cursor ``before``.
@@ -185,7 +180,7 @@ class Inbox:
         if not 1 <= limit <= MAX_PAGE:
             raise ValueError(f"`limit` must be from 1 to {MAX_PAGE}")
         at, identity = _parse_cursor(before)
-        unread, more, found = await self._list(keys=self._keys(tenant, user), args=[now, limit, at, identity])
+        unread, more, found = await self._redis.script(_LIST, self._keys(tenant, user), [now, limit, at, identity])
         items = []
         for raw, score, read_at in zip(found[::3], found[1::3], found[2::3], strict=True):
             item = _decode(raw)
@@ -204,5 +199,5 @@ class Inbox:
             raise ValueError(f"`ids` has {len(ids)} entries; an inbox holds {self._bound} at most")
         if ids is not None and not ids:
             return Marked(marked=0, unread=(await self.page(tenant, user, now, limit=1)).unread)
-        marked, unread = await self._mark(keys=self._keys(tenant, user), args=[now, *(ids or [])])
+        marked, unread = await self._redis.script(_MARK, self._keys(tenant, user), [now, *(ids or [])])
         return Marked(marked=marked, unread=unread)
