@@ -59,6 +59,11 @@ class Control:
         """The record of the program's last start, alive or not."""
         return read_record(self._run / f"{name}.pid")
 
+    def records(self) -> list[Record]:
+        """The records of all programs that were started and not forgotten, alive or not."""
+        files = [file for file in self._run.glob("*.pid") if file != self._record]
+        return [record for file in files if (record := read_record(file)) is not None]
+
     def forget(self, names: Sequence[str]) -> None:
         """Remove the records, once what they name is gone."""
         for name in (*names, "supervisord"):
@@ -127,7 +132,7 @@ class Control:
         """Start supervisord, detached; whether it answers is told by ``answers``."""
         specification = Specification(
             name="supervisord",
-            command=[sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self._run / "supervisord.conf")],
+            command=[sys.executable, "-m", "supervisor.supervisord", "-n", "-s", "-c", str(self._run / "supervisord.conf")],
             environment=environment,
             directory=str(ROOT),
             record=str(self._record),

@@ -24,7 +24,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     """One process of the stack. ``start_within`` and ``stop_within`` are seconds.
 
     ``prepare`` runs before every start by ``herald up``; it writes files and is harmless when repeated. ``ports`` are those
-    that must be free then. ``after`` names the programs that must be ready before, where they are part of the stack.
+    that must be free then. Programs of one ``wave`` start side by side, once those of the waves before are ready.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     prepare: Callable[[], None] = lambda: None
     ready_file: Path | None = None
     ports: tuple[int, ...] = ()
+    wave: int = 0
     url: str = ""
     start_within: float = 60
     stop_within: float = 20

@@ -8,16 +8,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 
 import msgspec
 
 from cli.stack.control import Control, ProcessInfo
+from cli.stack.flink_programs import flink_programs
 from cli.stack.kafka_program import kafka_program
-from cli.stack.processes import Record, group_of, read_record, stop_group, wait_until_gone
+from cli.stack.processes import Record, group_of, stop_group, wait_until_gone
 from cli.stack.program import Program, StackError, port_in_use, venv_path
 from cli.stack.redis_program import redis_program
 from cli.stack.stack_settings import absolute, local_settings, write_settings
+from cli.stack.worker_programs import worker_programs
 from connectors import topics
 from connectors.settings import Settings, load_settings
 
@@ -43,22 +46,29 @@ def settings_file(directory: Path) -> Path:
 
 
 def running_settings(settings: Settings) -> Settings | None:
-    """The settings that the stack in the directory of ``settings`` runs with, or None where none is running."""
+    """The settings that the stack in the directory of ``settings`` runs with, or None where nothing of it is running."""
     directory = absolute(settings.stack.directory)
     file = settings_file(directory)
-    if Control(directory).record() is None or not file.exists():
-        return None
-    return load_settings(file)
+    control = Control(directory)
+    running = control.record() is not None or any(record.running() for record in control.records())
+    return load_settings(file) if running and file.exists() else None
 
 
 def all_programs(settings: Settings) -> list[Program]:
     """Every program of the stack, in the order of starting; ``settings`` are the stack's own (``local_settings``)."""
     directory = Path(settings.stack.directory)
-    return [kafka_program(settings, directory), redis_program(settings, directory)]
+    return [
+        kafka_program(settings, directory),
+        redis_program(settings, directory),
+        *flink_programs(settings, directory),
+        *worker_programs(settings, directory),
+    ]
 
 
 class Stack:
-    """The stack in ``settings.stack.directory``. ``programs`` selects by name (``flink``: its processes); None is all.
+    """The stack in ``settings.stack.directory``. ``programs`` selects by name; None is all.
+
+    ``taskmanagers`` stands for all of them, ``flink`` for these and the JobManager.
 
     With ``create_topics`` the registry's topics are created as soon as Kafka is ready. ``say`` takes a line of progress.
     """
@@ -93,8 +103,7 @@ class Stack:
             try:
                 if fresh:
                     self._begin()
-                for program in self._selected:
-                    self._start(program, started)
+                self._start(self._selected, started)
             except BaseException:
                 if fresh:
                     self._end()
@@ -115,12 +124,13 @@ class Stack:
         supervised = self._control.processes() if self._control.record() is not None else {}
         return [self._status(program, supervised.get(program.name)) for program in self._programs]
 
-    def restart(self, name: str) -> None:
-        """Stop a program and start it again; returns when it is ready."""
-        program = next(program for program in self._programs if program.name == name)
+    def restart(self, *names: str) -> None:
+        """Stop programs and start them again; returns when they are ready. Flink's then run the runtime jar as built."""
+        programs = _select(self._programs, names)
         with self._lock():
-            self._control.stop_program(name)
-            self._start(program, [])
+            for program in reversed(programs):
+                self._control.stop_program(program.name)
+            self._start(programs, [])
 
     def record(self, name: str) -> Record | None:
         """The record of the program's last start."""
@@ -138,27 +148,30 @@ class Stack:
                 raise StackError(f"supervisord does not answer\n{_tail(self._control.log('supervisord.output'))}")
             time.sleep(0.05)
 
-    def _start(self, program: Program, started: list[Program]) -> None:
-        if self._control.processes()[program.name].state in ("RUNNING", "STARTING") and program.ready() is None:
-            self._say(f"{program.name} is running")
-            return
-        began = time.monotonic()
-        if self._control.processes()[program.name].state not in ("RUNNING", "STARTING", "BACKOFF"):
-            taken = [port for port in program.ports if port_in_use(port)]
-            if taken:
-                raise StackError(
-                    f"{program.name}: port {taken[0]} is in use; set another one in the settings, or use --free-ports"
-                )
-            program.prepare()
-            started.append(program)
-            self._control.start_program(program.name)
-        self._wait(program)
-        self._say(f"{program.name} is ready after {time.monotonic() - began:.1f} s  {program.url}".rstrip())
-        if program.name == "kafka" and self._create_topics:
-            self._apply_topics()
+    def _start(self, programs: Sequence[Program], started: list[Program]) -> None:
+        """Start ``programs`` wave by wave; ``started`` collects those that did not run before."""
+        for _, wave in groupby(sorted(programs, key=lambda program: program.wave), key=lambda program: program.wave):
+            together = list(wave)
+            began = time.monotonic()
+            for program in together:
+                self._launch(program, started)
+            for program in together:
+                self._wait(program, time.monotonic() + program.start_within)
+                self._say(f"{program.name} is ready after {time.monotonic() - began:.1f} s  {program.url}".rstrip())
+            if self._create_topics and any(program.name == "kafka" for program in together):
+                self._apply_topics()
 
-    def _wait(self, program: Program) -> None:
-        deadline = time.monotonic() + program.start_within
+    def _launch(self, program: Program, started: list[Program]) -> None:
+        if self._control.processes()[program.name].state in ("RUNNING", "STARTING", "BACKOFF"):
+            return
+        taken = [port for port in program.ports if port_in_use(port)]
+        if taken:
+            raise StackError(f"{program.name}: port {taken[0]} is in use; set another one, or use --free-ports")
+        program.prepare()
+        started.append(program)
+        self._control.start_program(program.name)
+
+    def _wait(self, program: Program, deadline: float) -> None:
         while True:
             state = self._control.processes()[program.name].state
             missing = "it ends as soon as it is started" if state == "FATAL" else program.ready()
@@ -201,7 +214,7 @@ class Stack:
         """Stop what runs although no supervisor does, and forget it."""
         order = {program.name: number for number, program in enumerate(self._programs)}
         stop_within = {program.name: program.stop_within for program in self._programs}
-        records = [record for file in (self.directory / "run").glob("*.pid") if (record := read_record(file)) is not None]
+        records = self._control.records()
         for record in sorted(records, key=lambda record: order.get(record.name, len(order)), reverse=True):
             if group_of(record):
                 self._say(f"{record.name} was left running (process {record.pid}): stopping it")
@@ -238,13 +251,14 @@ class Stack:
 def _select(programs: list[Program], names: Sequence[str] | None) -> list[Program]:
     if names is None:
         return programs
-    wanted = set(names)
-    if "flink" in wanted:
-        wanted |= {program.name for program in programs if program.name.startswith(("jobmanager", "taskmanager"))}
-        wanted.remove("flink")
+    taskmanagers = {program.name for program in programs if program.name.startswith("taskmanager-")}
+    groups = {"taskmanagers": taskmanagers, "flink": {"jobmanager", *taskmanagers}}
+    wanted: set[str] = set()
+    for name in names:
+        wanted |= groups.get(name, {name})
     unknown = wanted - {program.name for program in programs}
     if unknown:
-        known = ", ".join(["flink", *(program.name for program in programs)])
+        known = ", ".join([*groups, *(program.name for program in programs)])
         raise StackError(f"no program {', '.join(sorted(unknown))} in the stack; there are {known}")
     return [program for program in programs if program.name in wanted]
 

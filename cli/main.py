@@ -1,0 +1,36 @@
+"""The ``herald`` command. Each ``cli.commands_*`` module brings its commands in a list ``COMMANDS``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cli import commands_stack, commands_topics
+from cli.session import HeraldGroup, Session
+
+
+@click.group(cls=HeraldGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Settings file. Default: HERALD_CONFIG, else the running local stack's, else flink-conf/herald.yaml.",
+)
+@click.option(
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory of the local stack. Default: stack.directory in the settings.",
+)
+@click.version_option(package_name="herald-notifications", prog_name="herald")
+@click.pass_context
+def main(context: click.Context, config: Path | None, directory: Path | None) -> None:
+    """Herald: real-time notification fan-out."""
+    context.obj = Session(config, directory)
+
+
+for command in (*commands_stack.COMMANDS, *commands_topics.COMMANDS):
+    main.add_command(command)
+
+
+if __name__ == "__main__":
+    main()
