@@ -72,7 +72,7 @@ def _certificate(
 
 
 def server_context(directory: Path) -> ssl.SSLContext:
-    """A TLS context for 127.0.0.1 offering HTTP/2, whose authority is ``directory``/ca.pem; reused where it exists.
+    """A TLS context for 127.0.0.1, HTTP/2 and HTTP/1.1, whose authority is ``directory``/ca.pem; reused where it exists.
 
     ``server.pem`` is written last: an interrupted first run starts again with a new authority.
     """
@@ -89,5 +89,5 @@ def server_context(directory: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(server)
-    context.set_alpn_protocols(["h2"])
+    context.set_alpn_protocols(["h2", "http/1.1"])
     return context

@@ -1,6 +1,6 @@
 """A stand-in for FCM HTTP v1: ``python -m emulators.fcm --port P --directory D``.
 
-HTTP/2 over TLS on ``--port``:
+One port, TLS. For those who speak HTTP/2:
 
     POST /token                             a service account's JWT for an access token (signature and claims checked)
     POST /v1/projects/{project}/messages:send   bearer token and message checked; documented success and error bodies
@@ -8,7 +8,7 @@ HTTP/2 over TLS on ``--port``:
 Into the directory it writes ``ca.pem`` (what a client trusts) and ``credentials.json`` (a service account whose
 token_uri is this server); both are reused by the next start on the same port.
 
-Plain HTTP on ``--admin-port`` (else port + 1), for tests and demos:
+For those who speak HTTP/1.1 (tests and demos):
 
     GET  /healthz          200
     GET  /admin/stats      totals, see Book.stats
@@ -33,13 +33,12 @@ import random
 import re
 import secrets
 import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs
@@ -385,6 +384,8 @@ class Fcm:
             self._send(exchange)
         elif exchange.method == "POST" and exchange.path == "/token":
             self._grant(exchange)
+        elif exchange.path == "/healthz":
+            exchange.answer(200, b'"ok"')
         else:
             exchange.answer(404, b'{"error":{"code":404,"message":"Not Found","status":"NOT_FOUND"}}')
 
@@ -485,7 +486,7 @@ class Fcm:
 
 
 class _Admin(BaseHTTPRequestHandler):
-    """The plain port. Runs on threads; what changes the server's state is handed to its loop."""
+    """Administration. Runs on threads; what changes the server's state is handed to its loop."""
 
     protocol_version = "HTTP/1.1"
     fcm: Fcm
@@ -557,7 +558,7 @@ class _Admin(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-async def serve(port: int, admin_port: int, directory: Path) -> None:
+async def serve(port: int, directory: Path) -> None:
     """Serve until SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
@@ -565,25 +566,24 @@ async def serve(port: int, admin_port: int, directory: Path) -> None:
         loop.add_signal_handler(number, stopped.set)
     tls = server_context(directory)
     fcm = Fcm(account(directory, port))
-    server = Http2Server(fcm.handle, tls)
+
+    class Admin(_Admin):
+        pass
+
+    server = Http2Server(fcm.handle, Admin, tls)
+    Admin.fcm, Admin.server_h2, Admin.loop = fcm, server, loop
     await server.start(port)
-    handler = type("Admin", (_Admin,), {"fcm": fcm, "server_h2": server, "loop": loop})
-    admin = ThreadingHTTPServer(("127.0.0.1", admin_port), handler)
-    admin.daemon_threads = True
-    threading.Thread(target=admin.serve_forever, name="admin", daemon=True).start()
     await stopped.wait()
-    admin.shutdown()
     await server.stop()
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m emulators.fcm", description="A stand-in for FCM HTTP v1.")
-    parser.add_argument("--port", type=int, required=True, help="HTTP/2 over TLS")
-    parser.add_argument("--admin-port", type=int, help="plain HTTP for tests and demos (default: port + 1)")
+    parser.add_argument("--port", type=int, required=True, help="TLS, HTTP/2 and HTTP/1.1")
     parser.add_argument("--directory", type=Path, required=True, help="where ca.pem and credentials.json are written")
     options = parser.parse_args()
-    uvloop.run(serve(options.port, options.admin_port or options.port + 1, options.directory))
+    uvloop.run(serve(options.port, options.directory))
 
 
 if __name__ == "__main__":

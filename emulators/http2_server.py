@@ -1,13 +1,16 @@
 """A small HTTP/2 server that can misbehave: a handler may answer, wait, reset a stream or send a whole connection away.
 
-Handlers are plain functions called on the event loop with an Exchange; they answer when they like, or never.
+Handlers are plain functions called on the event loop with an Exchange; they answer when they like, or never. A client
+that does not ask for HTTP/2 is handed to ``http.server`` on the same port: that is the door of administration.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import cast
 
 import h2.config
@@ -156,25 +159,99 @@ class Connection(asyncio.Protocol):
             self._transport.write(data)
 
 
-class Http2Server:
-    """Serves a handler on 127.0.0.1 over TLS; ``connections`` are those open now."""
+class _Far(asyncio.Protocol):
+    """The end of a bridge that faces http.server."""
 
-    def __init__(self, handler: Handler, tls: ssl.SSLContext, *, streams: int = 256) -> None:
+    def __init__(self, near: _Near) -> None:
+        self._near = near
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._near.opened(cast(asyncio.Transport, transport))
+
+    def data_received(self, data: bytes) -> None:
+        self._near.transport.write(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._near.transport.close()
+
+
+class _Near(asyncio.Protocol):
+    """The end of a bridge that faces a client over TLS."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, server: ThreadingHTTPServer) -> None:
+        self._server = server
+        self._early = b""
+        self._far: asyncio.Transport | None = None
+        self._opening: asyncio.Task[object] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        ours, theirs = socket.socketpair()
+        self._server.process_request(theirs, ("127.0.0.1", 0))  # On a thread of its own.
+        loop = asyncio.get_running_loop()
+        self._opening = loop.create_task(loop.create_connection(lambda: _Far(self), sock=ours))
+
+    def opened(self, far: asyncio.Transport) -> None:
+        self._far = far
+        far.write(self._early)
+
+    def data_received(self, data: bytes) -> None:
+        if self._far is None:
+            self._early += data
+        else:
+            self._far.write(data)
+
+    def pause_writing(self) -> None:
+        if self._far is not None:
+            self._far.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._far is not None:
+            self._far.resume_reading()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._far is not None:
+            self._far.close()
+
+
+class _Chosen(asyncio.Protocol):
+    """Becomes one or the other when the client has said what it speaks."""
+
+    def __init__(self, http2: Callable[[], asyncio.Protocol], http1: Callable[[], asyncio.Protocol]) -> None:
+        self._http2 = http2
+        self._http1 = http1
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        chosen = transport.get_extra_info("ssl_object").selected_alpn_protocol()
+        protocol = self._http2() if chosen == "h2" else self._http1()
+        cast(asyncio.Transport, transport).set_protocol(protocol)
+        protocol.connection_made(transport)
+
+
+class Http2Server:
+    """Serves ``handler`` (HTTP/2) and ``admin`` (HTTP/1.1, on threads) on one port of 127.0.0.1, over TLS."""
+
+    def __init__(
+        self, handler: Handler, admin: type[BaseHTTPRequestHandler], tls: ssl.SSLContext, *, streams: int = 256
+    ) -> None:
         self.connections: set[Connection] = set()
         self._handler = handler
         self._tls = tls
         self._streams = streams
         self._server: asyncio.Server | None = None
+        self._admin = ThreadingHTTPServer(("127.0.0.1", 0), admin, bind_and_activate=False)
+        self._admin.daemon_threads = True
 
     async def start(self, port: int) -> int:
         """Listen; the port that was taken (``port`` 0: any)."""
-        self._server = await asyncio.get_running_loop().create_server(
-            lambda: Connection(self._handler, self._streams, self.connections),
-            "127.0.0.1",
-            port,
-            ssl=self._tls,
-            backlog=256,
-        )
+
+        def protocol() -> asyncio.Protocol:
+            return _Chosen(lambda: Connection(self._handler, self._streams, self.connections), lambda: _Near(self._admin))
+
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(protocol, "127.0.0.1", port, ssl=self._tls, backlog=256)
         return int(self._server.sockets[0].getsockname()[1])
 
     def go_away(self) -> None:
@@ -186,5 +263,6 @@ class Http2Server:
         """Close everything."""
         if self._server is not None:
             self._server.close()
+        self._admin.server_close()
         for connection in list(self.connections):
             connection.close()
