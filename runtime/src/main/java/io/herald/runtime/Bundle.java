@@ -5,10 +5,10 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 
-/** The items that go to Python together, and the states of their keys, each read once; written as docs/runtime.md says. */
+/** The items that go to Python together and the states of their keys, each read once; docs/runtime.md has the format. */
 final class Bundle {
 
-    /** A key of the bundle and its states; a state that does not exist is null, {@code pending} also where it was not read. */
+    /** A key and its states; a state that does not exist is null, {@code pending} also where it was not read. */
     static final class Slot {
         private final int index;
         final String key;

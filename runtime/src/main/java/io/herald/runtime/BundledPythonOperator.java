@@ -115,7 +115,7 @@ public class BundledPythonOperator extends AbstractEmbeddedPythonFunctionOperato
         }
         restored.forEach((name, document) -> {
             if (!load(name, document)) {
-                LOG.error("The stored policy {} is not valid for this version and is not used: {}", name, policyError());
+                LOG.warn("The stored policy {} is not used: {}", name, policyError());
             }
         });
         startBundle();

@@ -113,7 +113,8 @@ final class EventHead {
             } catch (StreamConstraintsException error) {
                 throw new Refused("limit_exceeded", path(parser.getParsingContext()), error.getOriginalMessage());
             } catch (JsonProcessingException error) {
-                String detail = error.getOriginalMessage() + " at byte " + error.getLocation().getByteOffset();
+                String detail = error.getOriginalMessage().replaceFirst(" \\(start marker.*", "")
+                        + " at byte " + error.getLocation().getByteOffset();
                 String path = path(parser.getParsingContext());
                 throw complete ? new Refused("trailing_data", "$", detail)
                         : detail.startsWith("Duplicate field") ? new Refused("duplicate_field", path, detail)

@@ -9,8 +9,8 @@ import org.apache.flink.api.java.typeutils.ResultTypeQueryable;
 import org.apache.flink.types.Row;
 
 /**
- * What travels over the keyed edge: (user key, kind, entry). The entry is one msgpack array, [kind, topic, partition, offset,
- * timestamp, payload], written once where the record is read and only copied from there to Python.
+ * What travels over the keyed edge: (user key, kind, entry). The entry is one msgpack array, [kind, topic, partition,
+ * offset, timestamp, payload], written once where the record is read and only copied from there to Python.
  */
 public final class KeyedRow {
     public static final int TIMER = -1;

@@ -34,7 +34,7 @@ public final class OutputRow {
         return new OutputTag<>(name, TYPE);
     }
 
-    /** A record for {@code rejected}: the original value and why it was refused, as RejectedHeaders of messages/topics.py. */
+    /** A record for {@code rejected}: the original value, and why, in the RejectedHeaders of messages/topics.py. */
     static Row rejected(String stage, Refused refused, Row record) {
         byte[] value = record.getFieldAs(RecordReader.VALUE);
         byte[] key = record.getFieldAs(RecordReader.KEY);
