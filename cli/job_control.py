@@ -1,0 +1,218 @@
+"""The notification_fanout job on a Flink cluster: packaged, submitted by ``flink run``, stopped with a savepoint."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from cli.stack.flink_programs import flink_environment, flink_home
+from cli.stack.stack import Stack, settings_file
+from connectors.log_positions import end_offsets, has_records, wait_until_read
+from connectors.settings import ROOT, Settings
+from messages.topics import CHANGES, PROFILES
+
+JOB = "notification_fanout"
+PACKAGES = ("messages", "policy", "udfs", "jobs", "connectors")
+"""What travels with the job; its imports reach no further."""
+
+RUNNING = ("CREATED", "INITIALIZING", "RUNNING", "RESTARTING", "FAILING", "RECONCILING")
+
+Say = Callable[[str], None]
+
+
+class JobError(Exception):
+    """The job cannot do what was asked; the message says what to do."""
+
+
+def package(file: Path, root: Path = ROOT) -> None:
+    """Write the job's Python packages into one zip, packages at its root, as ``flink run -pyfs`` wants it; atomic."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    scratch = file.with_suffix(".tmp")
+    with zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in PACKAGES:
+            for source in sorted((root / name).rglob("*.py")):
+                archive.write(source, source.relative_to(root))
+    scratch.replace(file)
+
+
+class JobControl:
+    """The job on the local stack that runs with ``settings``. ``root`` is where its code is taken from."""
+
+    def __init__(self, settings: Settings, root: Path = ROOT, say: Say = lambda line: None) -> None:
+        self._settings = settings
+        self._rest = settings.job.rest
+        self._directory = Path(settings.stack.directory)
+        self._root = root
+        self._say = say
+
+    @property
+    def savepoints(self) -> Path:
+        """Where savepoints are written."""
+        return self._directory / "savepoints"
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """All jobs of that name that the cluster knows, newest first, as Flink's REST describes them."""
+        found = [job for job in self._get("/jobs/overview")["jobs"] if job["name"] == JOB]
+        return sorted(found, key=lambda job: job["start-time"], reverse=True)
+
+    def running(self) -> str | None:
+        """The id of the job that runs or is about to, or None."""
+        return next((job["jid"] for job in self.jobs() if job["state"] in RUNNING), None)
+
+    def start(self, savepoint: str | None = None, inputs: str | None = None, parallelism: int | None = None) -> str:
+        """Submit the job, wait until it runs, and return its id. JobError where one runs, or this one may not start.
+
+        TaskManagers keep imported modules for their whole life: they are restarted first, so that the new code runs.
+        """
+        if (running := self.running()) is not None:
+            raise JobError(f"job {running} is running; stop it first (herald job stop), or use `herald job resume`")
+        wanted = parallelism or self._settings.job.parallelism
+        self._restart_taskmanagers(wanted)
+        code = self._directory / "herald-jobs.zip"
+        package(code, self._root)
+        command = [
+            str(flink_home(self._directory) / "bin" / "flink"),
+            "run",
+            "--detached",
+            *(["-s", savepoint, "--allowNonRestoredState"] if savepoint else []),
+            *("-pyexec", sys.executable, "-pyclientexec", sys.executable, "-pyfs", str(code)),
+            *("-pym", "jobs.notification_fanout"),
+            *("--config", str(settings_file(self._directory)), "--parallelism", str(wanted)),
+            *(["--inputs", inputs] if inputs else []),
+        ]
+        environment = os.environ | flink_environment(self._directory)
+        done = subprocess.run(  # noqa: S603 - our own command line
+            command, capture_output=True, text=True, env=environment, cwd=self._directory, timeout=180, check=False
+        )
+        if done.returncode:
+            raise JobError(_complaint(done.stdout + done.stderr))
+        job = self.running()
+        if job is None:
+            raise JobError("the job ended as soon as it was submitted; see the JobManager's log")
+        self._wait_until_running(job)
+        self._say(f"job {job} runs")
+        return job
+
+    def stop(self, seconds: float = 120) -> str:
+        """Stop the job with a savepoint and return its path; nothing is lost, and `resume` goes on from there."""
+        job = self.running()
+        if job is None:
+            raise JobError("no job is running; start one with `herald job start`")
+        self.savepoints.mkdir(parents=True, exist_ok=True)
+        body = {"targetDirectory": self.savepoints.as_uri(), "drain": False}
+        request = self._post(f"/jobs/{job}/stop", body)["request-id"]
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            answer = self._get(f"/jobs/{job}/savepoints/{request}")
+            if answer["status"]["id"] == "COMPLETED":
+                operation = answer["operation"]
+                if "location" not in operation:
+                    cause = operation.get("failure-cause", {}).get("stack-trace", "no cause given")
+                    raise JobError(f"the savepoint failed; the job goes on: {cause.splitlines()[0]}")
+                self._wait_until_ended(job, deadline)
+                self._say(f"savepoint {operation['location']}")
+                return str(operation["location"])
+            time.sleep(0.2)
+        raise JobError(f"no savepoint within {seconds:.0f} s; look at the job's checkpoints at {self._rest}")
+
+    def cancel(self) -> None:
+        """End the job without a savepoint; its retained checkpoints stay."""
+        job = self.running()
+        if job is not None:
+            requests.patch(f"{self._rest}/jobs/{job}?mode=cancel", timeout=30).raise_for_status()
+            self._wait_until_ended(job, time.monotonic() + 60)
+
+    def latest_savepoint(self) -> str:
+        """The newest savepoint; JobError where there is none."""
+        complete = [path.parent for path in self.savepoints.glob("*/_metadata")]
+        if not complete:
+            raise JobError(f"no savepoint in {self.savepoints}; start from nothing with `herald job start`")
+        return max(complete, key=lambda path: path.stat().st_mtime).as_uri()
+
+    def bootstrap(self, seconds: float = 600) -> str:
+        """Load all profiles, then the changes since, and return the savepoint from which the full job starts.
+
+        Two runs of the same graph without its event inputs: a change that came before the profile it changes would be
+        lost under it. Nobody is decided, so nobody is decided before their opt-outs are known.
+        """
+        kafka, group = self._settings.kafka, self._settings.kafka.prefix + self._settings.job.group
+        savepoint = None
+        for inputs, topic in (("profiles", PROFILES), ("changes", CHANGES)):
+            ends = end_offsets(kafka, topic)
+            self._say(f"reading {topic} to its end")
+            self.start(savepoint, inputs=inputs)
+            wait_until_read(kafka, group, ends, seconds)
+            savepoint = self.stop()
+        assert savepoint is not None
+        return savepoint
+
+    def profiles_exist(self) -> bool:
+        """Whether a job without savepoint would have to be bootstrapped first."""
+        return has_records(self._settings.kafka, PROFILES)
+
+    def _restart_taskmanagers(self, parallelism: int) -> None:
+        taskmanagers = self._settings.stack.taskmanagers
+        if parallelism > taskmanagers:
+            raise JobError(
+                f"parallelism {parallelism} needs as many slots; the stack has {taskmanagers} TaskManagers of one"
+            )
+        stack = Stack(self._settings)
+        for number in range(1, taskmanagers + 1):
+            stack.restart(f"taskmanager-{number}")
+        deadline = time.monotonic() + 60
+        while self._get("/overview")["slots-available"] < taskmanagers:
+            if time.monotonic() > deadline:
+                raise JobError("the TaskManagers offer no free slots; see their logs")
+            time.sleep(0.2)
+
+    def _wait_until_running(self, job: str, seconds: float = 120) -> None:
+        deadline = time.monotonic() + seconds
+        while True:
+            state = self._get(f"/jobs/{job}")
+            if state["state"] == "RUNNING" and all(vertex["status"] == "RUNNING" for vertex in state["vertices"]):
+                return
+            failure = self._get(f"/jobs/{job}/exceptions").get("exceptionHistory", {}).get("entries", [])
+            if state["state"] not in RUNNING or failure or time.monotonic() > deadline:
+                cause = failure[0]["stacktrace"].splitlines()[:12] if failure else [f"it is {state['state']}"]
+                raise JobError("the job does not run:\n" + "\n".join(cause))
+            time.sleep(0.2)
+
+    def _wait_until_ended(self, job: str, deadline: float) -> None:
+        while self._get(f"/jobs/{job}")["state"] in RUNNING:
+            if time.monotonic() > deadline:
+                raise JobError(f"job {job} does not end; see {self._rest}")
+            time.sleep(0.1)
+
+    def _get(self, path: str) -> Any:
+        try:
+            answer = requests.get(self._rest + path, timeout=30)
+            answer.raise_for_status()
+            return answer.json()
+        except requests.RequestException as error:
+            raise JobError(f"Flink at {self._rest}: {error}; is the stack up (herald status)?") from None
+
+    def _post(self, path: str, body: dict[str, Any]) -> Any:
+        try:
+            answer = requests.post(self._rest + path, json=body, timeout=30)
+            answer.raise_for_status()
+            return answer.json()
+        except requests.RequestException as error:
+            raise JobError(f"Flink at {self._rest}: {error}") from None
+
+
+def _complaint(output: str) -> str:
+    """What the job's client program itself said, out of all that ``flink run`` logs when it fails."""
+    lines = output.strip().splitlines()
+    said = [line.split("PythonDriver - ", 1)[1] for line in lines if "PythonDriver - " in line]
+    refusal = next((line for line in said if line.startswith(f"{JOB}: ")), None)
+    if refusal is not None:
+        return refusal
+    return "flink run failed:\n" + "\n".join(said or lines[-25:])
