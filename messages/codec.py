@@ -6,15 +6,12 @@ a newer component may add a field before an older one knows it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
 
 T = TypeVar("T")
-
-_PATH = re.compile(r"^(?P<reason>.*?)(?: - at `(?P<path>.*)`)?$", re.DOTALL)
 
 encode_json: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
@@ -34,9 +31,11 @@ class DecodeError(ValueError):
             return error
         if isinstance(error, UnicodeDecodeError):
             return cls(f"invalid UTF-8 at byte {error.start}")
-        match = _PATH.match(str(error))
-        assert match is not None
-        return cls(match["reason"], match["path"] or "$")
+        text = str(error)
+        # The last one is msgspec's own; an earlier one is text of the document that the message quotes.
+        reason, _, place = text.rpartition(" - at `")
+        path = place.removeprefix("key` in `").removesuffix("`")
+        return cls(reason, path) if path.startswith("$") else cls(text)
 
 
 def json_decoder(kind: type[T]) -> Callable[[bytes], T]:

@@ -5,7 +5,7 @@ Source of the envelope's rules: CloudEvents 1.0.2, sections 2 and 3.1 of the JSO
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -87,10 +87,13 @@ class Event(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_o
 
 decode_event = json_decoder(Event)
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
 
 def milliseconds(instant: datetime) -> int:
-    """An aware datetime as milliseconds since the epoch, rounded down."""
-    return int(instant.timestamp() * 1000 // 1)
+    """An aware datetime as milliseconds since the epoch, rounded down; in whole numbers, hence exact in every year."""
+    return (instant - _EPOCH) // _MILLISECOND
 
 
 def expiry_of(event: Event) -> int | None:
