@@ -19,6 +19,9 @@ Duration = Annotated[str, Meta(pattern=_DURATION, description="A number and a un
 POLICY_SET = "policies"
 """The key of the whole set on the policies topic."""
 
+LONGEST_PERIOD = "366d"
+"""A throttle's period at most: a bucket counts in tokens times milliseconds, and its state has 64 bits."""
+
 
 def duration(text: str) -> int:
     """A duration such as ``30s`` or ``24h`` in milliseconds; ValueError for anything else."""
@@ -35,6 +38,10 @@ class Throttle(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, k
     period: Duration
     burst: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     action: Literal["defer", "drop"] = "defer"
+
+    def __post_init__(self) -> None:
+        if duration(self.period) > duration(LONGEST_PERIOD):
+            raise ValueError(f"`period` ({self.period}) is longer than {LONGEST_PERIOD}")
 
 
 class Category(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, frozen=True):
