@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from messages.codec import encode_json
 from messages.profile import (
     MAX_ENDPOINTS,
     MAX_PREFERENCES,
@@ -24,6 +25,9 @@ from messages.profile import (
 
 REMEMBERED_COMMANDS = 16
 """How many command ids a profile remembers, so that a producer's repeat of a recent command does nothing."""
+
+MAX_PROFILE_BYTES = 256 * 1024
+"""How large a command may make a profile, in JSON: it travels in one record, and its locale in every delivery."""
 
 
 class ChangeRefused(ValueError):
@@ -48,6 +52,13 @@ def change_profile(now: int, profile: Profile | None, change: ProfileChange, pos
     if (last is not None and last[0] == position[0] and position[1] <= last[1]) or change.id in profile.applied:
         return None
     changed = _applied(now, profile, change)
+    # Only what adds something is measured: the bound must never stand in the way of a suppression.
+    if isinstance(change, ReplaceProfile | SetPreferences | AddEndpoint):
+        size = len(encode_json(changed))
+        if size > MAX_PROFILE_BYTES:
+            raise ChangeRefused(
+                "profile_too_large", f"a profile has at most {MAX_PROFILE_BYTES} bytes, this would be {size}"
+            )
     return msgspec.structs.replace(
         changed,
         version=profile.version + 1,
@@ -65,9 +76,7 @@ def _applied(now: int, profile: Profile, change: ProfileChange) -> Profile:
         case AddEndpoint():
             endpoint = _registered(now, profile, change.endpoint)
             others = [known for known in profile.endpoints if known.id != endpoint.id]
-            if len(others) >= MAX_ENDPOINTS:
-                raise ChangeRefused("too_many_endpoints", f"a profile holds at most {MAX_ENDPOINTS}; remove one first")
-            return msgspec.structs.replace(profile, endpoints=[*others, endpoint])
+            return msgspec.structs.replace(profile, endpoints=_bounded([*others, endpoint]))
         case RemoveEndpoint():
             # A suppressed one stays, unusable: removed and added again, a number that said STOP would be usable.
             return _endpoints(profile, change.endpoint_id, lambda known: known if known.suppressed else None)
@@ -90,7 +99,7 @@ def _replaced(now: int, profile: Profile, change: ReplaceProfile) -> Profile:
         country=new.country,
         time_zone=new.time_zone,
         locale=new.locale,
-        endpoints=[*(_registered(now, profile, endpoint) for endpoint in new.endpoints), *suppressed][:MAX_ENDPOINTS],
+        endpoints=_bounded([*suppressed, *(_registered(now, profile, endpoint) for endpoint in new.endpoints)]),
         preferences=_preferences({}, new.preferences),
         replaced_with=change.version if change.version is not None else profile.replaced_with,
     )
@@ -102,6 +111,20 @@ def _registered(now: int, profile: Profile, new: EndpointInput) -> Endpoint:
         if known.id == new.id and known.address == new.address and known.provider == new.provider:
             return msgspec.structs.replace(known, app=new.app)
     return Endpoint(id=new.id, provider=new.provider, address=new.address, app=new.app, registered_at=now)
+
+
+def _bounded(endpoints: list[Endpoint]) -> list[Endpoint]:
+    """Past the bound the oldest dead push endpoints are forgotten: one that comes back costs an attempt.
+
+    Everything else that is suppressed (a bounce, a complaint, a STOP) is never forgotten. Raises ChangeRefused.
+    """
+    surplus = len(endpoints) - MAX_ENDPOINTS
+    if surplus <= 0:
+        return endpoints
+    dead = [known.id for known in endpoints if known.suppressed and known.channel in ("push", "web_push")][:surplus]
+    if len(dead) < surplus:
+        raise ChangeRefused("too_many_endpoints", f"a profile holds at most {MAX_ENDPOINTS}, the suppressed ones included")
+    return [known for known in endpoints if known.id not in dead]
 
 
 def _suppressed(endpoint: Endpoint, change: SuppressEndpoint) -> Endpoint:

@@ -20,3 +20,13 @@ REASONS: dict[str, str] = {
     "invalid_event": "the event is not a valid one",
     "internal_error": "the decision core failed on it",
 }
+
+CHANGE_REASONS: dict[str, str] = {
+    "invalid_change": "the command is not a valid one",
+    "old_version": "the profile was already replaced with this version or a later one",
+    "too_many_endpoints": "the profile would have more endpoints than one may hold",
+    "too_many_preferences": "the profile would have more preferences than one may hold",
+    "profile_too_large": "the profile would have more bytes than one may hold",
+    "internal_error": "the decision core failed on it",
+}
+"""Why a command on a profile was not applied."""
