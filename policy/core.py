@@ -62,9 +62,7 @@ class Loaded(msgspec.Struct):
 
 
 class Due(msgspec.Struct):
-    """The user's timer fired; ``at`` is the instant it was set for."""
-
-    at: int
+    """The user's timer fired."""
 
 
 Item = Arrival | Change | Loaded | Due
@@ -91,19 +89,21 @@ def decide(now: int, policies: Policies, state: UserState, item: Item) -> Decide
     step = _Step(now, policies, state)
     match item:
         case Arrival():
+            # A timer may be late: what is due goes first, and no stream of arrivals can keep moving its timer away.
+            if state.pending:
+                step.release()
             step.arrive(item)
         case Change():
             profile = change_profile(now, state.profile, item.change, item.position)
             if profile is not None:
                 step.use_profile(profile)
+            step.release()
         case Loaded():
             if state.profile is None or state.profile.version < item.profile.version:
                 step.use_profile(item.profile)
+            step.release()
         case Due():
-            # Another instant: an earlier item of the same bundle has moved the timer.
-            if item.at == state.activity.due:
-                state.activity.due = 0
-                step.release()
+            step.release()
     step.set_timer()
     return step.out
 
@@ -182,15 +182,22 @@ class _Step:
             return self.end(notification, "rejected", "unknown_category")
         if notification.expires_at is not None and now >= notification.expires_at:
             return self.end(notification, "suppressed", "expired")
-        if now - milliseconds(event.time) > category.max_age:
+        happened = milliseconds(event.time)
+        if now - happened > category.max_age:
             return self.end(notification, "suppressed", "stale")
-        repeated, forgotten = seen_before(
-            state.activity.identities,
-            identity_number(identity),
-            now,
-            policies.identity_window,
-            policies.bounds.identities,
-        )
+        if state.pending and (identity in state.pending or identity + REST in state.pending):
+            # What waits for longer than the window, or did not fit into it, is known all the same.
+            repeated, forgotten = True, 0
+        else:
+            # An event from the future turns stale later: it is remembered for as long.
+            repeated, forgotten = seen_before(
+                state.activity.identities,
+                identity_number(identity),
+                now,
+                now if now > happened else happened,
+                policies.identity_window,
+                policies.bounds.identities,
+            )
         if repeated:
             return self.end(notification, "suppressed", "duplicate_event")
         state.changed_activity = True
@@ -208,10 +215,9 @@ class _Step:
         return self.judge(notification, category)
 
     def use_profile(self, profile: Profile) -> None:
-        """Take a profile into use; what was parked for want of one is decided with it."""
+        """Take a profile into use."""
         self.state.profile = profile
         self.state.changed_profile = True
-        self.release()
 
     def release(self) -> None:
         """Judge again, in the order of their arrival, what is due, and what is parked if the profile is there now."""
@@ -224,7 +230,7 @@ class _Step:
         ]
         for _, key in sorted(due):
             item = state.pending[key]
-            state.releasing = key
+            state.releasing = key, item
             state.done_waiting(key)
             if now - item.arrived_at > URGENT_FOR:
                 item.lane = "background"
@@ -246,7 +252,9 @@ class _Step:
     def judge(self, notification: _Notification, category: CategoryRules) -> None:
         """Rules 7 to 13, each channel by itself."""
         data = notification.event.data
-        channels: Iterable[Channel] = notification.channels or category.channels
+        channels: Iterable[Channel] = category.channels
+        if notification.channels is not None:
+            channels = [channel for channel in channels if channel in notification.channels]
         if data.channels is not None:
             channels = [channel for channel in channels if channel in data.channels]
         if data.template is None:
@@ -289,14 +297,20 @@ class _Step:
         name = f"{notification.event.data.category}/{channel}" if key is None else f"key:{key}/{channel}"
         bucket = refill(self.state.activity.buckets.get(name), rule, self.now)
         verdicts.buckets[name] = bucket, rule
-        ahead = 0
-        if self.state.pending:
+        if not self.state.pending:
+            wait = wait_for_token(bucket, rule, 0)
+        else:
             # What arrived earlier is served first, whether it is due in this very step or later.
             mine = notification.sequence
-            ahead = sum(
-                name in item.buckets and (mine is None or item.sequence < mine) for item in self.state.pending.values()
-            )
-        wait = wait_for_token(bucket, rule, ahead)
+            ahead = [
+                item.release_at
+                for item in self.state.pending.values()
+                if name in item.buckets and (mine is None or item.sequence < mine)
+            ]
+            wait = wait_for_token(bucket, rule, len(ahead))
+            if ahead and rule.defer:
+                # Their releases may be later than a new, more generous policy would have them.
+                wait = max(wait, max(ahead) - self.now)
         if wait and rule.defer:
             verdicts.waiting[channel] = self.now + wait, name
         return wait == 0
@@ -436,16 +450,17 @@ class _Step:
         if verdicts is not None:
             record.channels = verdicts.words
             record.scopes = verdicts.scopes
-            record.buckets = [
-                Bucket(
-                    key=name,
-                    tokens=round(bucket.level / rule.period, 3),
-                    limit=rule.limit,
-                    period=rule.period,
-                    burst=rule.burst,
-                )
-                for name, (bucket, rule) in verdicts.buckets.items()
-            ]
+            if verdicts.buckets:
+                record.buckets = [
+                    Bucket(
+                        key=name,
+                        tokens=round(bucket.level / rule.period, 3),
+                        limit=rule.limit,
+                        period=rule.period,
+                        burst=rule.burst,
+                    )
+                    for name, (bucket, rule) in verdicts.buckets.items()
+                ]
         self.out.decisions.append(record)
         return record
 

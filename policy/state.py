@@ -58,8 +58,8 @@ class Pending(msgspec.Struct, array_like=True):
 class UserState(msgspec.Struct):
     """All state of one user. ``decide`` changes it in place; the caller keeps the encoded original until it is done.
 
-    ``changed_pending`` holds the ids of pending items that were added, replaced or removed; ``releasing`` is the one
-    being judged again, so that a caller knows which one an exception is about.
+    ``changed_pending`` holds the ids of pending items that were added, replaced or removed; ``releasing`` is the id and
+    the item that is being judged again, so that a caller knows which one an exception is about.
     """
 
     tenant: str
@@ -70,7 +70,7 @@ class UserState(msgspec.Struct):
     changed_profile: bool = False
     changed_activity: bool = False
     changed_pending: set[str] = msgspec.field(default_factory=set)
-    releasing: str | None = None
+    releasing: tuple[str, Pending] | None = None
 
     def wait(self, key: str, item: Pending) -> None:
         """Add or replace a pending item."""

@@ -19,13 +19,14 @@ from messages.policy import POLICY_SET, Policy, decode_policy
 from messages.profile import decode_change, decode_profile
 from messages.topics import DECISIONS, DELIVERIES, PROFILES, REJECTED, RejectedHeaders
 from messages.words import Lane, Provider, split_user_key
-from policy.core import Arrival, Change, Decided, Due, Item, Loaded, decide
+from policy.core import REST, Arrival, Change, Decided, Due, Item, Loaded, decide
 from policy.identity import notification_id
 from policy.policies import Policies, compile_policies
 from policy.profiles import ChangeRefused
 from policy.state import UserState
 from udfs import state as stored
 from udfs.bundle import (
+    BACKGROUND,
     CHANGE,
     PROFILE,
     TIMER,
@@ -39,6 +40,17 @@ from udfs.bundle import (
     timers,
     u32,
 )
+
+LARGE_EVENT = 128 * 1024
+"""Bytes up to which an event needs no second look: written again, its data stays below MAX_DATA (a number may grow)."""
+
+MAX_DATA = 512 * 1024
+"""Bytes of an event's data, as they would be written into each delivery: with an endpoint they must fit one record."""
+
+RETRY = 10 * 60_000
+"""Milliseconds after which a timer is set again that fired for a user whose state cannot be read."""
+
+_EVENT_KINDS = (BACKGROUND, URGENT)
 
 
 class Setup(msgspec.Struct):
@@ -145,19 +157,25 @@ class _UserBundle:
             except Exception as error:  # unreadable state: nothing of this user can be decided, nothing is touched
                 for entry in self.entries:
                     self._failed(entry, error)
-                return b"\0\0" + u32(0) + timers(0, 0)
+                fired = any(entry.kind == TIMER for entry in self.entries)
+                return b"\0\0" + u32(0) + timers(0, self.now + RETRY if fired else 0)
             culprit = self._decide_all(state, failed)
             if culprit is None:
                 break
             position, failure = culprit
             if state.releasing is not None:
-                poisoned[state.releasing] = failure
-            else:
-                failed[position] = failure
+                key, item = state.releasing
+                if self.slot.pending and key in self.slot.pending and key not in poisoned:
+                    poisoned[key] = failure
+                    continue
+                # It was parked by an input of this very bundle.
+                origins = [entry.origin for entry in self.entries]
+                position = origins.index(item.origin) if item.origin in origins else position
+            failed[position] = failure
         for position, failure in failed.items():
             self._failed(self.entries[position], failure)
-        for pending, failure in poisoned.items():
-            self._failed(self._as_entry(pending), failure)
+        for key, failure in poisoned.items():
+            self._failed_pending(key, failure)
         return self._changes(state, before)
 
     def _load(self, poisoned: dict[str, Exception]) -> tuple[UserState, int]:
@@ -198,7 +216,7 @@ class _UserBundle:
     def _item(self, entry: Entry) -> Item:
         kind = entry.kind
         if kind == TIMER:
-            return Due(entry.offset)
+            return Due()
         if kind == CHANGE:
             return Change(decode_change(entry.payload), (entry.partition, entry.offset))
         if kind == PROFILE:
@@ -206,7 +224,10 @@ class _UserBundle:
         origin = (entry.topic, entry.partition, entry.offset)
         event = self.events.get(origin)
         if event is None:  # one event for many users is decoded once a bundle
-            event = self.events[origin] = decode_event(entry.payload)
+            event = decode_event(entry.payload)
+            if len(entry.payload) > LARGE_EVENT:
+                _check_size(event)
+            self.events[origin] = event
         return Arrival(event, entry.payload, _lane(entry), entry.origin, entry.timestamp)
 
     def _emit(self, out: Decided) -> None:
@@ -228,55 +249,67 @@ class _UserBundle:
         """A bad input: recorded with its bytes, and for an event the outcome of its notification."""
         if isinstance(error, ChangeRefused):
             self._reject(entry, error.reason, error.detail)
-        elif entry.kind in (CHANGE, PROFILE):
-            self._reject(entry, "invalid_change", error.reason, error.path)
-        else:
+        elif entry.kind in _EVENT_KINDS:
             self._reject(entry, "invalid_event", error.reason, error.path)
             self._record(self._outcome(entry, "invalid_event", str(error)))
+        else:
+            self._reject(entry, "invalid_change", error.reason, error.path)
 
     def _failed(self, entry: Entry, error: Exception) -> None:
         """An input on which the core itself failed: recorded with the traceback's last line."""
-        detail = traceback.format_exception_only(error)[-1].strip()
-        where = traceback.extract_tb(error.__traceback__)
-        if where:
-            detail += f" ({where[-1].filename.rpartition('/')[2]}:{where[-1].lineno})"
+        detail = _last_line(error)
         self.counts.append("core_failures")
         self._reject(entry, "internal_error", detail)
-        if entry.kind not in (CHANGE, PROFILE, TIMER):
+        if entry.kind in _EVENT_KINDS:
             self._record(self._outcome(entry, "internal_error", detail))
+
+    def _failed_pending(self, key: str, error: Exception) -> None:
+        """A stored item on which the core failed when it released it: the end of its notification's decisions."""
+        assert self.slot.pending is not None
+        item = stored.decode_pending(self.slot.pending[key])
+        topic, partition, offset = item.origin.rsplit("/", 2)
+        kind = URGENT if item.lane == "urgent" else BACKGROUND
+        entry = Entry(kind, topic, int(partition), int(offset), item.arrived_at, item.payload)
+        detail = _last_line(error)
+        self.counts.append("core_failures")
+        self._reject(entry, "internal_error", detail)
+        record = self._outcome(entry, "internal_error", detail)
+        record.notification_id, record.step, record.child = key.removesuffix(REST), item.step + 1, item.child
+        self._record(record)
 
     def _outcome(self, entry: Entry, reason: str, detail: str) -> DecisionRecord:
         """The record of a notification that could not be decided; what cannot be read of its event is empty."""
         tenant, _, user = self.slot.key.partition("/")
         event = _readable(entry.payload)
-        source, event_id = str(event.get("source", "")), str(event.get("id", ""))
         data = event.get("data")
         data = data if isinstance(data, dict) else {}
-        campaign = data.get("campaign")
+        source, event_id = _text(event.get("source")), _text(event.get("id"))
+        # Without an id of its own it is known by its place; no event has an empty source.
+        identity = (source, event_id) if source and event_id else ("", entry.origin)
         return DecisionRecord(
-            notification_id=notification_id(tenant, source or entry.origin, event_id, user),
+            notification_id=notification_id(tenant, *identity, user),
             tenant=tenant,
             user=user,
             event_id=event_id,
             source=source,
-            category=str(data.get("category", "")),
+            category=_text(data.get("category")),
             lane=_lane(entry),
             outcome="rejected",
             reason=reason,
-            detail=detail,
+            detail=_brief(detail),
             policy_version=self.policies.version,
             origin=entry.origin,
             arrived_at=entry.timestamp,
             decided_at=self.now,
-            campaign=campaign if isinstance(campaign, str) else None,
+            campaign=_text(data.get("campaign")) or None,
         )
 
     def _reject(self, entry: Entry, reason: str, detail: str, path: str = "$") -> None:
         headers = [
             (RejectedHeaders.STAGE, "change" if entry.kind in (CHANGE, PROFILE) else "decide"),
             (RejectedHeaders.REASON, reason),
-            (RejectedHeaders.PATH, path),
-            (RejectedHeaders.DETAIL, detail),
+            (RejectedHeaders.PATH, _brief(path)),
+            (RejectedHeaders.DETAIL, _brief(detail)),
             (RejectedHeaders.TOPIC, entry.topic),
             (RejectedHeaders.PARTITION, str(entry.partition)),
             (RejectedHeaders.OFFSET, str(entry.offset)),
@@ -284,14 +317,6 @@ class _UserBundle:
         ]
         self.rows.append(row(REJECTED, None, entry.payload, headers))
         self.counts.append(f"rejected;reason={reason}")
-
-    def _as_entry(self, pending: str) -> Entry:
-        """A pending item in the form of the event it once was."""
-        assert self.slot.pending is not None
-        item = stored.decode_pending(self.slot.pending[pending])
-        topic, partition, offset = item.origin.rsplit("/", 2)
-        kind = URGENT if item.lane == "urgent" else 0
-        return Entry(kind, topic, int(partition), int(offset), item.arrived_at, item.payload)
 
     def _changes(self, state: UserState, before: int) -> bytes:
         if any(entry.kind == TIMER and entry.offset == before for entry in self.entries):
@@ -317,6 +342,29 @@ class _UserBundle:
 
 def _lane(entry: Entry) -> Lane:
     return "urgent" if entry.kind == URGENT else "background"
+
+
+def _check_size(event: Event) -> None:
+    size = len(encode_json(event.data))
+    if size > MAX_DATA:
+        raise DecodeError(f"{size} bytes would not fit into a delivery; {MAX_DATA} at most", "$.data")
+
+
+def _last_line(error: Exception) -> str:
+    """The last line of the traceback, and where it was raised."""
+    where = traceback.extract_tb(error.__traceback__)
+    place = f" ({where[-1].filename.rpartition('/')[2]}:{where[-1].lineno})" if where else ""
+    return traceback.format_exception_only(error)[-1].strip() + place
+
+
+def _brief(text: str) -> str:
+    """What a message quotes of a bad document may be as long as the document; a record must fit its topic."""
+    return text if len(text) <= 512 else text[:511] + "…"
+
+
+def _text(value: object) -> str:
+    """A field of an event that is not valid: what is no text, or longer than any identifier, is as good as absent."""
+    return value if isinstance(value, str) and len(value) <= 256 else ""
 
 
 def _readable(payload: bytes) -> dict[str, Any]:
