@@ -1,7 +1,8 @@
 """Decoding of everything that travels on a topic: one error type, which names the place in the document.
 
 Types that outsiders write forbid unknown fields; types that only Herald's own components write ignore them, so that
-a newer component may add a field before an older one knows it.
+a newer component may add a field before an older one knows it. Those carry their version as ``v``; it changes only
+where an older component could not read them, which then says so.
 """
 
 from __future__ import annotations

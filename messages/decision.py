@@ -24,7 +24,7 @@ class Bucket(msgspec.Struct, omit_defaults=True, kw_only=True):
     burst: int
 
 
-class DecisionRecord(msgspec.Struct, omit_defaults=True, kw_only=True):
+class DecisionRecord(msgspec.Struct, omit_defaults=True, kw_only=True, tag_field="v", tag=1):
     """What was decided for one notification, and why. Times are milliseconds since the epoch.
 
     ``notification_id`` and ``origin`` (topic/partition/offset of the event) name the notification; ``step`` counts its
@@ -33,7 +33,6 @@ class DecisionRecord(msgspec.Struct, omit_defaults=True, kw_only=True):
     judged: ``sent`` or a reason. ``scope`` is the preference that denied.
     """
 
-    v: int = 1
     notification_id: str
     tenant: str
     user: str
@@ -61,10 +60,9 @@ class DecisionRecord(msgspec.Struct, omit_defaults=True, kw_only=True):
     traceparent: str | None = None
 
 
-class CountRecord(msgspec.Struct, omit_defaults=True, kw_only=True):
+class CountRecord(msgspec.Struct, omit_defaults=True, kw_only=True, tag_field="v", tag=1):
     """How many notifications one event became: ``recipients``, or 0 with ``unreadable`` where it ended in ``rejected``."""
 
-    v: int = 1
     origin: str
     recipients: int
     unreadable: bool = False

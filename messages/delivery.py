@@ -23,14 +23,13 @@ class Target(msgspec.Struct, omit_defaults=True, kw_only=True):
     registered_at: int = 0
 
 
-class Delivery(msgspec.Struct, omit_defaults=True, kw_only=True):
+class Delivery(msgspec.Struct, omit_defaults=True, kw_only=True, tag_field="v", tag=1):
     """What an adapter is asked to send. Times are milliseconds since the epoch.
 
     ``id`` is the same after any replay; ``step`` is the position in an escalation ladder. ``arrived_at`` is the
     broker's time of the event, ``decided_at`` the operator's.
     """
 
-    v: int = 1
     id: str
     tenant: str
     user: str
@@ -57,7 +56,7 @@ class Delivery(msgspec.Struct, omit_defaults=True, kw_only=True):
     traceparent: str | None = None
 
 
-class Outcome(msgspec.Struct, omit_defaults=True, kw_only=True):
+class Outcome(msgspec.Struct, omit_defaults=True, kw_only=True, tag_field="v", tag=1):
     """What became of a delivery at its provider; ``status`` is final for the adapter.
 
     ``accepted``: the provider took it. ``dead``: the endpoint will never work. ``rejected``: the message is wrong.
@@ -66,7 +65,6 @@ class Outcome(msgspec.Struct, omit_defaults=True, kw_only=True):
     ``status_code`` and ``error`` are the provider's own words.
     """
 
-    v: int = 1
     delivery_id: str
     tenant: str
     user: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zoneinfo
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -13,7 +13,7 @@ from msgspec import Meta
 from messages.codec import json_decoder
 from messages.words import PROVIDERS, Channel, Identifier, Milliseconds, Provider
 
-ANY = "*"
+ANY: Final = "*"
 
 MAX_ENDPOINTS = 64
 MAX_PREFERENCES = 512
@@ -45,7 +45,7 @@ class Preference(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True,
     """One choice of a user; the scope is category × channel, ``*`` standing for all."""
 
     category: Identifier = ANY
-    channel: Channel | Annotated[str, Meta(pattern=r"^\*$")] = ANY
+    channel: Channel | Literal["*"] = ANY
     allow: bool
 
 
@@ -133,7 +133,7 @@ class Endpoint(msgspec.Struct, omit_defaults=True, kw_only=True):
         return PROVIDERS[self.provider]
 
 
-class Profile(msgspec.Struct, omit_defaults=True, kw_only=True):
+class Profile(msgspec.Struct, omit_defaults=True, kw_only=True, tag_field="v", tag=1):
     """A user's whole profile, as it travels on ``profiles``.
 
     ``preferences`` maps ``category/channel`` (either may be ``*``) to allowed or denied. ``replaced_with`` is the
@@ -141,7 +141,6 @@ class Profile(msgspec.Struct, omit_defaults=True, kw_only=True):
     the partition and offset of the last one applied: with these a repeated command does nothing.
     """
 
-    v: int = 1
     version: int = 0
     country: str | None = None
     time_zone: str | None = None
