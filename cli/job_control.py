@@ -14,6 +14,7 @@ from typing import Any
 import requests
 
 from cli.stack.flink_programs import flink_environment, flink_home
+from cli.stack.program import StackError
 from cli.stack.stack import Stack, settings_file
 from connectors.log_positions import end_offsets, has_records, wait_until_read
 from connectors.settings import ROOT, Settings
@@ -28,16 +29,16 @@ RUNNING = ("CREATED", "INITIALIZING", "RUNNING", "RESTARTING", "FAILING", "RECON
 Say = Callable[[str], None]
 
 
-class JobError(Exception):
+class JobError(StackError):
     """The job cannot do what was asked; the message says what to do."""
 
 
-def package(file: Path, root: Path = ROOT) -> None:
+def package(file: Path, root: Path = ROOT, packages: tuple[str, ...] = PACKAGES) -> None:
     """Write the job's Python packages into one zip, packages at its root, as ``flink run -pyfs`` wants it; atomic."""
     file.parent.mkdir(parents=True, exist_ok=True)
     scratch = file.with_suffix(".tmp")
     with zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in PACKAGES:
+        for name in packages:
             for source in sorted((root / name).rglob("*.py")):
                 archive.write(source, source.relative_to(root))
     scratch.replace(file)
@@ -54,6 +55,11 @@ class JobControl:
         self._say = say
 
     @property
+    def url(self) -> str:
+        """Flink's web UI."""
+        return self._rest
+
+    @property
     def savepoints(self) -> Path:
         """Where savepoints are written."""
         return self._directory / "savepoints"
@@ -67,7 +73,13 @@ class JobControl:
         """The id of the job that runs or is about to, or None."""
         return next((job["jid"] for job in self.jobs() if job["state"] in RUNNING), None)
 
-    def start(self, savepoint: str | None = None, inputs: str | None = None, parallelism: int | None = None) -> str:
+    def start(
+        self,
+        savepoint: str | None = None,
+        inputs: str | None = None,
+        parallelism: int | None = None,
+        module: str = "jobs.notification_fanout",
+    ) -> str:
         """Submit the job, wait until it runs, and return its id. JobError where one runs, or this one may not start.
 
         TaskManagers keep imported modules for their whole life: they are restarted first, so that the new code runs.
@@ -75,16 +87,18 @@ class JobControl:
         if (running := self.running()) is not None:
             raise JobError(f"job {running} is running; stop it first (herald job stop), or use `herald job resume`")
         wanted = parallelism or self._settings.job.parallelism
-        self._restart_taskmanagers(wanted)
+        self._check_slots(wanted)
+        self._restart_taskmanagers()
         code = self._directory / "herald-jobs.zip"
-        package(code, self._root)
+        # A graph of its own module, as the benchmark has one, travels with its package.
+        package(code, self._root, tuple(dict.fromkeys((*PACKAGES, module.partition(".")[0]))))
         command = [
             str(flink_home(self._directory) / "bin" / "flink"),
             "run",
             "--detached",
             *(["-s", savepoint, "--allowNonRestoredState"] if savepoint else []),
             *("-pyexec", sys.executable, "-pyclientexec", sys.executable, "-pyfs", str(code)),
-            *("-pym", "jobs.notification_fanout"),
+            *("-pym", module),
             *("--config", str(settings_file(self._directory)), "--parallelism", str(wanted)),
             *(["--inputs", inputs] if inputs else []),
         ]
@@ -122,6 +136,11 @@ class JobControl:
                 return str(operation["location"])
             time.sleep(0.2)
         raise JobError(f"no savepoint within {seconds:.0f} s; look at the job's checkpoints at {self._rest}")
+
+    def rescale(self, parallelism: int) -> str:
+        """Stop with a savepoint, start from it with another parallelism; JobError before the stop where there is no room."""
+        self._check_slots(parallelism)
+        return self.start(self.stop(), parallelism=parallelism)
 
     def cancel(self) -> None:
         """End the job without a savepoint; its retained checkpoints stay."""
