@@ -14,7 +14,7 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
 from connectors.gateway.answers import Reason, Refusal
-from connectors.gateway.intake import check_fields_once
+from connectors.gateway.intake import check_plain
 from connectors.gateway.keys import ApiKey
 from connectors.gateway.openapi import JSON
 from connectors.gateway.state import Gateway
@@ -74,7 +74,7 @@ def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
     """The body as a document; Refusal names the JSON path."""
     try:
         value = decode(body)
-        check_fields_once(body)
+        check_plain(body)
     except DecodeError as error:
         raise Refusal.of(error) from None
     return value

@@ -26,6 +26,10 @@ RECIPIENTS_A_RECORD = 500
 EVENT_LIMIT = MAX_EVENT_BYTES - 4_096
 """The largest event taken, in bytes; the rest is room for the record's key, frame and the fields filled in."""
 
+DEEPEST = 100
+LONGEST_NUMBER = 1_000
+"""The most levels of nesting, and of characters of a number, that the decision job's reader takes (EventHead.java)."""
+
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -85,17 +89,34 @@ def _once(pairs: list[tuple[str, Any]]) -> None:
         raise DecodeError(f"Object has the field `{twice}` twice")
 
 
-_walk = json.JSONDecoder(object_pairs_hook=_once).decode
+def _number(text: str) -> None:
+    if len(text) > LONGEST_NUMBER:
+        raise DecodeError(f"a number has more than {LONGEST_NUMBER:,} characters")
 
 
-def check_fields_once(raw: bytes) -> None:
-    """Raise DecodeError where an object of a valid document has a field twice: readers differ in which one they take."""
+_walk = json.JSONDecoder(object_pairs_hook=_once, parse_int=_number, parse_float=_number).decode
+
+
+def check_plain(raw: bytes) -> None:
+    """Raise DecodeError for a valid document that not every JSON reader takes, or takes in the same way.
+
+    That is: a field twice in one object, of which readers take the first, the last or none; a number or a nesting
+    beyond what the decision job's reader takes.
+    """
     try:
         _walk(raw.decode())
-    except DecodeError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise DecodeError(str(error)) from None
+    except RecursionError:
+        raise DecodeError(f"more than {DEEPEST} levels of nesting") from None
+    if raw.count(b"{") + raw.count(b"[") > DEEPEST and _depth(msgspec.json.decode(raw)) > DEEPEST:
+        raise DecodeError(f"more than {DEEPEST} levels of nesting")
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        depth += 1
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+    return depth
 
 
 def admit(raw: bytes, caller: ApiKey, traceparent: str | None) -> Admitted:
@@ -109,7 +130,7 @@ def admit(raw: bytes, caller: ApiKey, traceparent: str | None) -> Admitted:
         )
     try:
         event = decode_event(raw)
-        check_fields_once(raw)
+        check_plain(raw)
     except DecodeError as error:
         refusal = Refusal.of(error, "invalid_event")
         refusal.id = identity_of(raw)
@@ -148,7 +169,7 @@ def _records(raw: bytes, event: Event, caller: ApiKey, traceparent: str | None) 
     shared = len(raw) - len(bytes(data["recipients"]))
     if len(users) * shared > MAX_EXPANDED_BYTES:
         raise Refusal(
-            "too_many_recipients",
+            "event_too_large",
             f"{len(users):,} recipients times {shared:,} bytes (the event without its recipient list) is more than "
             f"{MAX_EXPANDED_BYTES:,}; send several events",
             "$.data.recipients",
@@ -163,11 +184,11 @@ def _records(raw: bytes, event: Event, caller: ApiKey, traceparent: str | None) 
 def _users(event: Event) -> list[str]:
     recipients = event.data.recipients
     if recipients.topics:
-        raise Refusal("topics_unsupported", "audiences by topic do not exist yet; name users", "$.data.recipients.topics")
+        raise Refusal("recipients_topics_unsupported", "audiences do not exist yet; name users", "$.data.recipients.topics")
     users = recipients.users
     if len(users) > 1 or recipients.exclude:
         excluded = set(recipients.exclude)
         users = [user for user in dict.fromkeys(users) if user not in excluded]
     if not users:
-        raise Refusal("no_recipients", "no user is left to tell; name at least one", "$.data.recipients.users")
+        raise Refusal("no_recipients", "no user is left to tell; name at least one", "$.data.recipients")
     return users
