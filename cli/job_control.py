@@ -177,12 +177,16 @@ class JobControl:
         """Whether a job without savepoint would have to be bootstrapped first."""
         return has_records(self._settings.kafka, PROFILES)
 
-    def _restart_taskmanagers(self, parallelism: int) -> None:
-        taskmanagers = self._settings.stack.taskmanagers
-        if parallelism > taskmanagers:
+    def _check_slots(self, parallelism: int) -> None:
+        slots = self._settings.stack.taskmanagers
+        if parallelism > slots:
             raise JobError(
-                f"parallelism {parallelism} needs as many slots; the stack has {taskmanagers} TaskManagers of one"
+                f"parallelism {parallelism} needs as many slots; the stack has {slots}, one a TaskManager: "
+                "raise stack.taskmanagers in the settings, or choose less"
             )
+
+    def _restart_taskmanagers(self) -> None:
+        taskmanagers = self._settings.stack.taskmanagers
         stack = Stack(self._settings)
         for number in range(1, taskmanagers + 1):
             stack.restart(f"taskmanager-{number}")
