@@ -51,10 +51,10 @@ class HeraldGroup(click.Group):
     """A group whose commands end with a plain message where something expected went wrong."""
 
     def invoke(self, context: click.Context) -> Any:
-        """Run the command; exit code 1 with the message of a StackError, SettingsError or TopicsError."""
+        """Run the command; exit code 1 with the message of an error that says what to do."""
         try:
             return super().invoke(context)
-        except (StackError, SettingsError, TopicsError) as error:
+        except (StackError, SettingsError, TopicsError, OSError) as error:
             errors.print(f"[red]herald:[/red] {_plain(str(error))}", soft_wrap=True)
             context.exit(1)
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import configparser
+import socket
 import subprocess
 import sys
 import xmlrpc.client
 from collections.abc import Sequence
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from supervisor.xmlrpc import Faults, SupervisorTransport
+from supervisor.xmlrpc import Faults
 
 from cli.stack.launch import Specification
 from cli.stack.processes import Record, read_record
@@ -21,6 +22,9 @@ from connectors.settings import ROOT
 
 # The operating system's limit is 108 with the closing NUL; supervisord binds to the name with its pid appended first.
 _LONGEST_SOCKET = 108 - 1 - len(".4194304")
+
+# Seconds; longer than any program may take to stop.
+_ANSWER_WITHIN = 60
 
 _LOG_BYTES = "20MB"
 _LOG_BACKUPS = 3
@@ -101,7 +105,8 @@ class Control:
                 "autostart": "false",
                 "autorestart": "true",
                 "startsecs": "1",
-                "startretries": "5",
+                # A worker that cannot start while its broker is away is tried again for an hour, ever more slowly.
+                "startretries": "100",
                 "stopwaitsecs": str(int(program.stop_within)),
                 "killasgroup": "true",
                 "redirect_stderr": "true",
@@ -159,7 +164,7 @@ class Control:
         self._call("stopProcess", name, True, harmless=Faults.NOT_RUNNING)
 
     def shut_down(self) -> None:
-        """Have supervisord stop every program, the last started first, and end; returns at once."""
+        """Have supervisord stop what still runs, the last started first, and end; returns at once."""
         self._call("shutdown")
 
     def processes(self) -> dict[str, ProcessInfo]:
@@ -172,19 +177,37 @@ class Control:
         }
 
     def _call(self, method: str, *arguments: object, harmless: int | None = None) -> Any:
-        # A transport of its own for each call: it keeps the connection, which does not survive a refused one.
-        transport = SupervisorTransport(None, None, f"unix://{self._socket}")
-        server = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
         try:
-            return getattr(server.supervisor, method)(*arguments)
+            with xmlrpc.client.ServerProxy("http://localhost", transport=_UnixTransport(self._socket)) as server:
+                return getattr(server.supervisor, method)(*arguments)
         except xmlrpc.client.Fault as fault:
             if fault.faultCode == harmless:
                 return None
             raise StackError(f"supervisord refuses {method} {arguments}: {fault.faultString}") from None
         except (OSError, HTTPException, xmlrpc.client.ProtocolError) as error:
-            raise StackError(f"supervisord does not answer on {self._socket}: {error}") from None
-        finally:
-            transport.close()
+            raise StackError(
+                f"supervisord does not answer on {self._socket} ({error}); `herald down` stops what is left"
+            ) from None
+
+
+class _UnixTransport(xmlrpc.client.Transport):
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self._file = file
+
+    def make_connection(self, host: object) -> HTTPConnection:
+        return _UnixConnection(self._file)
+
+
+class _UnixConnection(HTTPConnection):
+    def __init__(self, file: Path) -> None:
+        super().__init__("localhost", timeout=_ANSWER_WITHIN)
+        self._file = file
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(_ANSWER_WITHIN)
+        self.sock.connect(str(self._file))
 
 
 def _escaped(value: object) -> str:

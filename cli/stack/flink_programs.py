@@ -61,7 +61,7 @@ def _jobmanager(settings: Settings, directory: Path) -> Program:
         prepare=prepare,
         ports=(port_of(settings.job.rest), settings.stack.flink_rpc_port, settings.stack.metrics_port),
         url=settings.job.rest,
-        start_within=90,
+        start_within=120,
     )
 
 
@@ -83,7 +83,7 @@ def _taskmanager(settings: Settings, directory: Path, number: int) -> Program:
         ports=(metrics,),
         url=f"http://127.0.0.1:{metrics}/metrics",
         wave=1,
-        start_within=90,
+        start_within=120,
     )
 
 
@@ -118,9 +118,12 @@ def assemble(settings: Settings, directory: Path) -> None:
     # Flink's scripts resolve symbolic links, and would end up in the distribution: these two are real files.
     for part in ("bin", "opt"):
         shutil.copytree(distribution / part, home / part, copy_function=_link_or_copy)
-    shutil.copytree(distribution / "plugins" / "metrics-prometheus", home / "plugins" / "metrics-prometheus")
+    (home / "plugins").mkdir()
     (home / "lib").mkdir()
-    for jar in [*(distribution / "lib").glob("*.jar"), *(home / "opt").glob("flink-python-*.jar"), *connectors]:
+    jars = [*(distribution / "lib").glob("*.jar"), *(home / "opt").glob("flink-python-*.jar"), *connectors]
+    # Not as a plugin: the runtime jar's reporter builds on it.
+    jars += (distribution / "plugins" / "metrics-prometheus").glob("*.jar")
+    for jar in jars:
         (home / "lib" / jar.name).symlink_to(jar)
     # A copy: a JVM that runs must not see its jar change when the module is built again.
     shutil.copy2(RUNTIME, home / "lib" / RUNTIME.name)

@@ -48,6 +48,7 @@ def kafka_program(settings: Settings, directory: Path) -> Program:
         prepare=prepare,
         ports=(port, settings.stack.kafka_controller_port),
         url=settings.kafka.bootstrap,
+        start_within=120,
         stop_within=30,
     )
 
@@ -84,7 +85,9 @@ def _format(java: list[str], home: Path) -> None:
     if mark.exists():
         return
     shutil.rmtree(home / "data", ignore_errors=True)
-    command = [*java, "kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c", str(home / "server.properties")]
+    # With the equals sign, for an id may begin with a dash.
+    options = [f"--cluster-id={_cluster_id()}", f"--config={home / 'server.properties'}"]
+    command = [*java, "kafka.tools.StorageTool", "format", *options]
     run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - the stack's own command
     if run.returncode:
         raise StackError(f"Kafka could not format {home / 'data'}:\n{run.stdout}{run.stderr}".rstrip())

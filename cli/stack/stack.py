@@ -86,6 +86,7 @@ class Stack:
         self.file = settings_file(self.directory)
         self._programs = all_programs(self.settings)
         self._selected = _select(self._programs, programs)
+        _require_distinct_ports(self._selected)
         self._create_topics = create_topics
         self._say = say
         self._control = Control(self.directory)
@@ -121,7 +122,10 @@ class Stack:
 
     def status(self) -> list[ProgramStatus]:
         """How every program of the stack is."""
-        supervised = self._control.processes() if self._control.record() is not None else {}
+        try:
+            supervised = self._control.processes() if self._control.record() is not None else {}
+        except StackError:
+            supervised = {}
         return [self._status(program, supervised.get(program.name)) for program in self._programs]
 
     def restart(self, *names: str) -> None:
@@ -172,15 +176,22 @@ class Stack:
         self._control.start_program(program.name)
 
     def _wait(self, program: Program, deadline: float) -> None:
+        pids: set[int] = set()
         while True:
-            state = self._control.processes()[program.name].state
-            missing = "it ends as soon as it is started" if state == "FATAL" else program.ready()
-            if missing is None:
+            process = self._control.processes()[program.name]
+            pids |= {process.pid} - {0}
+            if process.state in ("BACKOFF", "EXITED", "FATAL") or len(pids) > 1:
+                raise self._failure(program, "it ends instead")
+            missing = program.ready()
+            if missing is None and process.state == "RUNNING":
                 return
-            if state == "FATAL" or time.monotonic() > deadline:
-                log = self._control.log(program.name)
-                raise StackError(f"{program.name} did not become ready: {missing}\nThe last lines of {log}:\n{_tail(log)}")
+            if time.monotonic() > deadline:
+                raise self._failure(program, missing or "it ends and is started again")
             time.sleep(0.1)
+
+    def _failure(self, program: Program, reason: str) -> StackError:
+        log = self._control.log(program.name)
+        return StackError(f"{program.name} did not become ready: {reason}\nThe last lines of {log}:\n{_tail(log)}")
 
     def _apply_topics(self) -> None:
         created = topics.create_missing(self.settings.kafka)
@@ -202,11 +213,13 @@ class Stack:
         if record is None:
             return
         try:
+            for program in reversed(self._programs):
+                self._control.stop_program(program.name)
             self._control.shut_down()
         except StackError as error:
             self._say(str(error))
         else:
-            wait_until_gone(record, sum(program.stop_within for program in self._programs) + 10)
+            wait_until_gone(record, 10)
         # Without an answer, or too slow: whatever it supervised is stopped by its record next.
         stop_group(record, within=0)
 
@@ -261,6 +274,15 @@ def _select(programs: list[Program], names: Sequence[str] | None) -> list[Progra
         known = ", ".join([*groups, *(program.name for program in programs)])
         raise StackError(f"no program {', '.join(sorted(unknown))} in the stack; there are {known}")
     return [program for program in programs if program.name in wanted]
+
+
+def _require_distinct_ports(programs: list[Program]) -> None:
+    owners: dict[int, str] = {}
+    for program in programs:
+        for port in program.ports:
+            if port in owners:
+                raise StackError(f"port {port} is wanted by {owners[port]} and by {program.name}; give one of them another")
+            owners[port] = program.name
 
 
 def _tail(file: Path) -> str:
