@@ -36,7 +36,9 @@ class Gateway:
         )
         self.redis = redis.asyncio.Redis.from_url(settings.redis.url, socket_timeout=2, socket_connect_timeout=2)
         self.views = ViewReader(self.redis, settings.kafka)
-        self.inbox = Inbox(self.redis, prefix=namespace(settings.kafka))
+        self.inbox = Inbox(
+            self.redis, prefix=namespace(settings.kafka), bound=settings.inbox.items, retention=settings.inbox.retention
+        )
         self._health: asyncio.Task[Health] | None = None
 
     async def close(self) -> None:
