@@ -88,14 +88,35 @@ class GatewaySettings(_Section, frozen=True):
 
 
 class AdapterSettings(_Section, frozen=True):
-    """What every adapter worker shares. Times are milliseconds."""
+    """What every adapter worker shares. Times are milliseconds.
 
-    in_flight: dict[str, int] = msgspec.field(default_factory=lambda: {"urgent": 64, "background": 256})
+    ``in_flight`` is the most deliveries held at once, by lane. ``attempts`` counts those that the provider answered;
+    ``backoff_base`` and ``backoff_cap`` bound the wait between them, ``retry_after_cap`` what a provider may ask for.
+    ``claim_ttl`` is how long a delivery is known by its id. ``uncommitted`` bounds what one unfinished delivery may
+    keep from being committed, and so what a crash repeats. ``stop_within`` bounds the end after SIGTERM.
+    """
+
+    in_flight: dict[str, Positive] = msgspec.field(default_factory=lambda: {"urgent": 64, "background": 256})
     attempts: Positive = 5
-    backoff_base: Positive = 200
+    backoff_base: Positive = 1_000
     backoff_cap: Positive = 30_000
-    claim_ttl: Positive = 3_600_000
+    retry_after_cap: Positive = 300_000
+    claim_ttl: Annotated[int, Meta(ge=60_000)] = 3_600_000
     request_timeout: Positive = 10_000
+    commit_interval: Positive = 500
+    uncommitted: Positive = 50_000
+    stop_within: Positive = 15_000
+
+    def __post_init__(self) -> None:
+        if self.in_flight.keys() != {"urgent", "background"}:
+            raise ValueError("`in_flight` needs `urgent` and `background`, nothing else")
+
+
+class InboxSettings(_Section, frozen=True):
+    """In-app inboxes: at most ``items`` a user, each kept ``retention`` milliseconds unless it expires sooner."""
+
+    items: Annotated[int, Meta(ge=1, le=5_000)] = 500
+    retention: Positive = 30 * 86_400_000
 
 
 class FcmSettings(_Section, frozen=True):
@@ -135,6 +156,7 @@ class Settings(_Section, frozen=True):
     job: JobSettings = JobSettings()
     gateway: GatewaySettings = GatewaySettings()
     adapters: AdapterSettings = AdapterSettings()
+    inbox: InboxSettings = InboxSettings()
     fcm: FcmSettings = FcmSettings()
     views: ViewSettings = ViewSettings()
     stack: StackSettings = StackSettings()

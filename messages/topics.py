@@ -89,7 +89,7 @@ class RejectedHeaders:
     """Names of the headers of a record on ``rejected``; all values are UTF-8 text.
 
     ``STAGE`` is ``read`` (no recipient could be read: one record an event), ``decide`` (one a notification, which has a
-    DecisionRecord too), ``change`` or ``policy``.
+    DecisionRecord too), ``change``, ``policy`` or ``deliver`` (an adapter could not read a delivery).
     """
 
     STAGE = "stage"

@@ -6,7 +6,7 @@ from random import Random
 
 
 def backoff(
-    attempt: int, *, base: int, cap: int, random: Random, retry_after: int | None = None, retry_after_cap: int
+    attempt: int, *, base: int, cap: int, random: Random, retry_after: int | None = None, retry_after_cap: int = 300_000
 ) -> int:
     """Milliseconds to wait after the ``attempt``-th try (from 1): uniform in [0, min(cap, base × 2^(attempt-1))].
 

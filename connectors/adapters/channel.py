@@ -42,6 +42,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 class Classification(msgspec.Struct, frozen=True, kw_only=True):
     """What an answer means. ``retry_after`` (ms) is the least to wait; ``error`` and ``status_code`` the provider's words.
 
+    ``sent``: the provider may have seen the request; what it never saw is no attempt. ``repeat``: it had it before.
     ``suspect``: the endpoint may only look dead because our account is the wrong one; it is retired only by a worker
     whose account has been accepted before.
     """
@@ -52,8 +53,9 @@ class Classification(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     provider_message_id: str | None = None
     retry_after: int | None = None
-    suspect: bool = False
+    sent: bool = True
     repeat: bool = False
+    suspect: bool = False
 
 
 class Unsendable(ValueError):

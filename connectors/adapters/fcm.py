@@ -157,10 +157,10 @@ def _by_status(status: int) -> tuple[OutcomeClass, Scope]:
 
 def _without_answer(failure: Failure) -> Classification:
     if failure.kind == "credentials":
-        return Classification(outcome="config", scope="account", error=failure.reason)
+        return Classification(outcome="config", scope="account", error=failure.reason, sent=False)
     if failure.kind == "unanswered":
         return Classification(outcome="ambiguous", error=failure.reason)
-    return Classification(outcome="transient", scope="provider", error=failure.reason)
+    return Classification(outcome="transient", scope="provider", error=failure.reason, sent=False)
 
 
 def classify(answer: Response | Failure) -> Classification:

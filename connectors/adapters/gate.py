@@ -6,32 +6,29 @@ times, and messages from being lost to it.
 
 from __future__ import annotations
 
-import asyncio
-
 
 class Gate:
-    """Open at first. Those who find it closed queue up in ``enter``; one of them at a time is the probe."""
+    """Open at first; ``refusals`` counts the refusals since the account was last accepted."""
 
     def __init__(self) -> None:
-        self._turn = asyncio.Lock()
         self.refusals = 0
+        self._probing = False
 
     @property
     def closed(self) -> bool:
         """Whether the account was refused and has not been accepted since."""
         return self.refusals > 0
 
-    async def enter(self) -> bool:
-        """Wait for one's turn; True where the gate is still closed: the caller is the probe and must ``leave``."""
-        await self._turn.acquire()
-        if self.closed:
-            return True
-        self._turn.release()
-        return False
+    def probe(self) -> bool:
+        """Ask to be the one who tries; True for one caller at a time, who must then ``leave``."""
+        if self._probing:
+            return False
+        self._probing = True
+        return True
 
     def leave(self) -> None:
-        """The probe is done, or gave up: the next in the queue goes."""
-        self._turn.release()
+        """The probe is done, or gave up."""
+        self._probing = False
 
     def refused(self, probe: bool) -> None:
         """The account was refused. Of many refused at once only the first counts, then every probe."""

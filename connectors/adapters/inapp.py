@@ -57,7 +57,7 @@ class InApp:
     def classify(answer: Stored | Failure) -> Classification:
         """Stored is accepted; no answer is transient, whatever was done, for putting again is harmless."""
         if isinstance(answer, Failure):
-            return Classification(outcome="transient", scope="provider", error=answer.reason)
+            return Classification(outcome="transient", scope="provider", error=answer.reason, sent=False)
         return Classification(outcome="accepted", repeat=not answer.new)
 
     async def send(self, request: Put) -> Stored | Failure:
