@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli import commands_job, commands_stack, commands_topics
+from cli import commands_conservation, commands_job, commands_stack, commands_topics
 from cli.session import HeraldGroup, Session
 
 
@@ -28,7 +28,12 @@ def main(context: click.Context, config: Path | None, directory: Path | None) ->
     context.obj = Session(config, directory)
 
 
-for command in (*commands_stack.COMMANDS, *commands_topics.COMMANDS, *commands_job.COMMANDS):
+for command in (
+    *commands_stack.COMMANDS,
+    *commands_topics.COMMANDS,
+    *commands_job.COMMANDS,
+    *commands_conservation.COMMANDS,
+):
     main.add_command(command)
 
 
