@@ -5,6 +5,7 @@ from setuptools import setup
 setup(
     packages=[
         "cli",
+        "cli.stack",
         "connectors",
         "connectors.adapters",
         "connectors.gateway",

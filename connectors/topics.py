@@ -13,6 +13,9 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from connectors.settings import KafkaSettings
 from messages.topics import Topic, registry
 
+# Milliseconds.
+_CONNECT_WITHIN = 10_000
+
 _CONFIGS = ("cleanup.policy", "retention.ms", "max.message.bytes")
 
 
@@ -103,7 +106,9 @@ def delete(settings: KafkaSettings) -> None:
 def _admin(settings: KafkaSettings) -> Iterator[Any]:
     admin = None
     try:
-        admin = KafkaAdminClient(bootstrap_servers=settings.bootstrap, request_timeout_ms=15_000)
+        admin = KafkaAdminClient(
+            bootstrap_servers=settings.bootstrap, request_timeout_ms=15_000, bootstrap_timeout_ms=_CONNECT_WITHIN
+        )
         yield admin
     except KafkaError as error:
         raise TopicsError(f"Kafka at {settings.bootstrap}: {error}") from error
