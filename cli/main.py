@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli import commands_conservation, commands_job, commands_stack, commands_topics
+from cli import commands_conservation, commands_demo, commands_job, commands_stack, commands_topics
 from cli.session import HeraldGroup, Session
 
 
@@ -33,6 +33,7 @@ for command in (
     *commands_topics.COMMANDS,
     *commands_job.COMMANDS,
     *commands_conservation.COMMANDS,
+    *commands_demo.COMMANDS,
 ):
     main.add_command(command)
 
