@@ -93,7 +93,8 @@ class AdapterSettings(_Section, frozen=True):
     ``in_flight`` is the most deliveries held at once, by lane. ``attempts`` counts those that the provider answered;
     ``backoff_base`` and ``backoff_cap`` bound the wait between them, ``retry_after_cap`` what a provider may ask for.
     ``claim_ttl`` is how long a delivery is known by its id. ``uncommitted`` bounds what one unfinished delivery may
-    keep from being committed, and so what a crash repeats. ``stop_within`` bounds the end after SIGTERM.
+    keep from being committed, and so what a crash repeats. ``session_timeout`` is how long the group waits for a dead
+    worker. ``stop_within`` bounds the end after SIGTERM.
     """
 
     in_flight: dict[str, Positive] = msgspec.field(default_factory=lambda: {"urgent": 64, "background": 256})
@@ -104,6 +105,7 @@ class AdapterSettings(_Section, frozen=True):
     claim_ttl: Annotated[int, Meta(ge=60_000)] = 3_600_000
     request_timeout: Positive = 10_000
     commit_interval: Positive = 500
+    session_timeout: Annotated[int, Meta(ge=6_000)] = 10_000
     uncommitted: Positive = 50_000
     stop_within: Positive = 15_000
 

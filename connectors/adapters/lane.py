@@ -77,8 +77,8 @@ class Lane:
                 "auto.offset.reset": "earliest",
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
-                "session.timeout.ms": 10_000,
-                "heartbeat.interval.ms": 2_000,
+                "session.timeout.ms": settings.session_timeout,
+                "heartbeat.interval.ms": settings.session_timeout // 5,
                 # A small prefetch: what waits in this process is read again by the next owner.
                 "queued.min.messages": 2_000,
                 "queued.max.messages.kbytes": 8_192,

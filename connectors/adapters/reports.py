@@ -58,7 +58,6 @@ class Reports:
                 "linger.ms": 5,
                 "message.timeout.ms": 0,
                 "message.max.bytes": _MAX_RECORD,
-                "compression.type": "lz4",
                 "error_cb": lambda error: journal.trouble("kafka", code=error.name()),
             },
             logger=journal.logger,
