@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli import commands_conservation, commands_demo, commands_job, commands_stack, commands_topics
+from cli import commands_conservation, commands_demo, commands_job, commands_keys, commands_stack, commands_topics
 from cli.session import HeraldGroup, Session
 
 
@@ -32,6 +32,7 @@ for command in (
     *commands_stack.COMMANDS,
     *commands_topics.COMMANDS,
     *commands_job.COMMANDS,
+    *commands_keys.COMMANDS,
     *commands_conservation.COMMANDS,
     *commands_demo.COMMANDS,
 ):
