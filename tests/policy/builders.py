@@ -1,0 +1,117 @@
+"""Events, policies and users for the tests of the core; every field that a test does not care about has a value here."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from messages.codec import encode_json
+from messages.decision import DecisionRecord
+from messages.event import Content, Event, EventData, decode_event
+from messages.policy import Bounds, Category, Policy, Throttle
+from messages.profile import AddEndpoint, Endpoint, EndpointInput, Profile, ProfileChange
+from messages.words import CHANNELS, PROVIDERS, Lane
+from policy.core import Arrival, Change, Decided, Due, decide
+from policy.policies import Policies, compile_policies
+from policy.state import UserState
+
+NOW = 1_790_000_000_000
+SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
+ALL_PROVIDERS = frozenset(PROVIDERS)
+
+
+def instant(at: int) -> datetime:
+    """Milliseconds since the epoch as an aware datetime."""
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=at)
+
+
+def category(kind: str = "transactional", channels: tuple[str, ...] = ("push",), **settings: Any) -> Category:
+    """A category as the policy document has it."""
+    return Category(category_class=kind, channels=list(channels), **settings)
+
+
+def throttle(limit: int, period: str, burst: int | None = None, action: str = "defer") -> Throttle:
+    """A category's throttle."""
+    return Throttle(limit=limit, period=period, burst=burst, action=action)
+
+
+def policies(
+    version: int = 1, bounds: Bounds | None = None, providers: frozenset[str] = ALL_PROVIDERS, **settings: Any
+) -> Policies:
+    """A compiled set; keyword arguments that are categories become them, the others are the document's own."""
+    categories = {name: value for name, value in settings.items() if isinstance(value, Category)}
+    rest = {name: value for name, value in settings.items() if name not in categories}
+    document = Policy(version=version, bounds=bounds or Bounds(), categories=categories, **rest)
+    # Through the wire, as a document really comes: the checks of its fields happen there.
+    return compile_policies(msgspec.json.decode(msgspec.json.encode(document), type=Policy), providers)
+
+
+def event(number: int | str = 1, kind: str = "news", at: int = NOW, **data: Any) -> Event:
+    """An event of that category; ``expires_at`` and ``not_before`` in milliseconds. Literal content on every channel."""
+    for name in ("expires_at", "not_before"):
+        if data.get(name) is not None:
+            data[name] = instant(data[name])
+    if "template" not in data and "content" not in data:
+        data["content"] = {channel: Content(body="hello") for channel in CHANNELS}
+    return decode_event(
+        encode_json(
+            Event(
+                specversion="1.0",
+                id=f"event-{number}",
+                source="tests",
+                type="test",
+                time=instant(at),
+                data=EventData(category=kind, **data),
+            )
+        )
+    )
+
+
+def arrival(what: Event, at: int = NOW, offset: int = 0, lane: Lane = "background") -> Arrival:
+    """That event as it arrives for the user."""
+    return Arrival(what, encode_json(what), lane, f"events.{lane}/0/{offset}", at)
+
+
+def endpoint(name: str = "phone", provider: str = "fcm", **fields: Any) -> Endpoint:
+    """An endpoint as a profile keeps it."""
+    return Endpoint(id=name, provider=provider, address=fields.pop("address", f"address-of-{name}"), **fields)
+
+
+def user(*endpoints: Endpoint, preferences: dict[str, bool] | None = None, known: bool = True) -> UserState:
+    """A user with these endpoints, by default one phone; ``known`` False has no profile at all."""
+    if not known:
+        return UserState("default", "ada")
+    profile = Profile(version=1, endpoints=list(endpoints) or [endpoint()], preferences=preferences or {})
+    return UserState("default", "ada", profile)
+
+
+def command(change: ProfileChange, offset: int, partition: int = 0) -> Change:
+    """A command with its place on the topic."""
+    return Change(change, (partition, offset))
+
+
+def add_endpoint(number: int, name: str = "phone", provider: str = "fcm", address: str | None = None) -> AddEndpoint:
+    """The command that registers an endpoint."""
+    return AddEndpoint(
+        id=f"command-{number}", endpoint=EndpointInput(id=name, provider=provider, address=address or f"address-of-{name}")
+    )
+
+
+def only(out: Decided) -> DecisionRecord:
+    """The one decision of a step."""
+    assert len(out.decisions) == 1, out.decisions
+    return out.decisions[0]
+
+
+def verdict(out: Decided) -> tuple[str, str | None]:
+    """(outcome, reason) of the one decision of a step."""
+    record = only(out)
+    return record.outcome, record.reason
+
+
+def fire(rules: Policies, state: UserState) -> Decided:
+    """The user's timer fires, exactly when it is due."""
+    assert state.activity.due, "no timer is set"
+    return decide(state.activity.due, rules, state, Due())

@@ -1,0 +1,341 @@
+"""Commands on a profile: in any order, repeated and replayed, against a plain model; what a suppression survives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from messages.codec import encode_json
+from messages.profile import (
+    MAX_ENDPOINTS,
+    MAX_PREFERENCES,
+    AddEndpoint,
+    Endpoint,
+    EndpointInput,
+    Preference,
+    Profile,
+    ProfileChange,
+    ProfileInput,
+    RemoveEndpoint,
+    ReplaceProfile,
+    SetPreferences,
+    SuppressEndpoint,
+    UnsuppressEndpoint,
+)
+from policy.core import Loaded, decide
+from policy.profiles import MAX_PROFILE_BYTES, REMEMBERED_COMMANDS, ChangeRefused, change_profile
+from tests.policy.builders import NOW, add_endpoint, arrival, category, command, endpoint, event, policies, user, verdict
+
+ids = st.sampled_from(["phone", "tablet", "number"])
+addresses = st.sampled_from(["first", "second"])
+inputs = st.builds(EndpointInput, id=ids, provider=st.sampled_from(["fcm", "twilio"]), address=addresses)
+choices = st.builds(
+    Preference,
+    category=st.sampled_from(["*", "news"]),
+    channel=st.sampled_from(["*", "push"]),
+    allow=st.booleans(),
+)
+whole = st.builds(
+    ProfileInput,
+    country=st.sampled_from([None, "DE"]),
+    endpoints=st.lists(inputs, max_size=3, unique_by=lambda one: one.id),
+    preferences=st.lists(choices, max_size=3),
+)
+numbers = st.sampled_from([f"command-{number}" for number in range(12)])
+commands = st.one_of(
+    st.builds(ReplaceProfile, id=numbers, profile=whole, version=st.one_of(st.none(), st.integers(0, 5))),
+    st.builds(SetPreferences, id=numbers, preferences=st.lists(choices, min_size=1, max_size=3)),
+    st.builds(AddEndpoint, id=numbers, endpoint=inputs),
+    st.builds(RemoveEndpoint, id=numbers, endpoint_id=ids),
+    st.builds(
+        SuppressEndpoint,
+        id=numbers,
+        endpoint_id=ids,
+        reason=st.sampled_from(["stop", "bounce"]),
+        registered_before=st.one_of(st.none(), st.integers(NOW - 5, NOW + 20)),
+    ),
+    st.builds(UnsuppressEndpoint, id=numbers, endpoint_id=ids),
+)
+
+
+class Model:
+    """What a profile is, in dictionaries: endpoint id → [provider, address, registered, suppressed]."""
+
+    def __init__(self) -> None:
+        self.country: str | None = None
+        self.endpoints: dict[str, list[Any]] = {}
+        self.preferences: dict[str, bool] = {}
+        self.replaced_with: int | None = None
+        self.done: list[str] = []
+        self.version = 0
+
+    def register(self, now: int, new: EndpointInput) -> list[Any]:
+        known = self.endpoints.get(new.id)
+        if known and known[:2] == [new.provider, new.address]:
+            return known
+        return [new.provider, new.address, now, None]
+
+    def apply(self, now: int, change: ProfileChange) -> None:
+        old = isinstance(change, ReplaceProfile) and None not in (change.version, self.replaced_with)
+        if change.id in self.done or (old and change.version <= self.replaced_with):
+            return
+        self.change(now, change)
+        self.version += 1
+        self.done = [*self.done, change.id][-REMEMBERED_COMMANDS:]
+
+    def change(self, now: int, change: ProfileChange) -> None:
+        match change:
+            case ReplaceProfile(profile=new, version=version):
+                self.replaced_with = self.replaced_with if version is None else version
+                kept = {name: known for name, known in self.endpoints.items() if known[3]}
+                self.endpoints = kept | {one.id: self.register(now, one) for one in new.endpoints}
+                self.preferences = {f"{one.category}/{one.channel}": one.allow for one in new.preferences}
+                self.country = new.country
+            case SetPreferences(preferences=new):
+                for one in new:
+                    self.preferences[f"{one.category}/{one.channel}"] = one.allow
+            case AddEndpoint(endpoint=new):
+                self.endpoints[new.id] = self.register(now, new)
+            case RemoveEndpoint(endpoint_id=name):
+                if name in self.endpoints and not self.endpoints[name][3]:
+                    del self.endpoints[name]
+            case SuppressEndpoint(endpoint_id=name, reason=reason, registered_before=guard):
+                if name in self.endpoints and (guard is None or self.endpoints[name][2] < guard):
+                    self.endpoints[name][3] = reason
+            case UnsuppressEndpoint(endpoint_id=name):
+                if name in self.endpoints:
+                    self.endpoints[name][3] = None
+
+
+def applied(now: int, profile: Profile | None, change: ProfileChange, position: tuple[int, int]) -> Profile | None:
+    """As the core does it: a repeat and a refused command leave the profile as it was."""
+    before = encode_json(profile)
+    try:
+        changed = change_profile(now, profile, change, position)
+    except ChangeRefused:
+        changed = None
+    assert encode_json(profile) == before, "the profile given was changed"
+    return profile if changed is None else changed
+
+
+@given(st.lists(commands, max_size=25))
+def test_any_sequence_is_what_the_model_says(log: list[ProfileChange]) -> None:
+    profile, model = None, Model()
+    for offset, change in enumerate(log):
+        profile = applied(NOW + offset, profile, change, (0, offset))
+        model.apply(NOW + offset, change)
+    profile = profile or Profile()
+    assert profile.country == model.country
+    assert {one.id: [one.provider, one.address, one.registered_at, one.suppressed] for one in profile.endpoints} == (
+        model.endpoints
+    )
+    assert len(profile.endpoints) == len(model.endpoints)
+    assert profile.preferences == model.preferences
+    assert (profile.version, profile.applied) == (model.version, model.done)
+
+
+@given(st.lists(commands, min_size=1, max_size=20), st.data())
+def test_a_replay_from_any_earlier_place_changes_nothing(log: list[ProfileChange], data: st.DataObject) -> None:
+    """A redelivery of the topic after a failure: the same commands at the same positions, again up to where it was."""
+    profile = None
+    last = -1
+    for offset, change in enumerate(log):
+        after = applied(NOW, profile, change, (3, offset))
+        last = offset if after is not profile else last
+        profile = after
+    start = data.draw(st.integers(0, len(log) - 1))
+    for offset in range(start, last + 1):
+        assert change_profile(NOW + 99, profile, log[offset], (3, offset)) is None
+
+
+@given(st.lists(commands, min_size=1, max_size=20), st.data())
+def test_a_producers_repeat_of_a_recent_command_changes_nothing(log: list[ProfileChange], data: st.DataObject) -> None:
+    """The same command id at a new position, whatever came between, as long as its id is remembered."""
+    profile = None
+    for offset, change in enumerate(log):
+        profile = applied(NOW, profile, change, (0, offset))
+    if profile is None:
+        return
+    repeated = data.draw(st.sampled_from(profile.applied))
+    change = next(one for one in log if one.id == repeated)
+    assert change_profile(NOW + 99, profile, change, (0, len(log))) is None
+    assert change_profile(NOW + 99, profile, change, (1, 0)) is None
+
+
+@given(st.lists(commands, max_size=25))
+def test_only_a_new_address_or_unsuppress_lifts_a_suppression(log: list[ProfileChange]) -> None:
+    profile = Profile(endpoints=[endpoint("number", "twilio", address="first", suppressed="stop")])
+    for offset, change in enumerate(log):
+        profile = applied(NOW, profile, change, (0, offset)) or profile
+        match change:
+            case UnsuppressEndpoint(endpoint_id="number"):
+                return
+            case AddEndpoint(endpoint=EndpointInput(id="number")) | ReplaceProfile():
+                changed = next(one for one in profile.endpoints if one.id == "number")
+                if (changed.provider, changed.address) != ("twilio", "first"):
+                    return
+        (number,) = [one for one in profile.endpoints if one.id == "number"]
+        assert number.suppressed
+
+
+@pytest.mark.parametrize(("registered_at", "stays_usable"), [(NOW - 1, False), (NOW, True), (NOW + 1, True)])
+def test_a_late_report_of_a_dead_token_spares_a_reinstall(registered_at: int, stays_usable: bool) -> None:
+    profile = Profile(endpoints=[endpoint(registered_at=registered_at)])
+    report = SuppressEndpoint(id="c", endpoint_id="phone", reason="unregistered", registered_before=NOW)
+    changed = change_profile(NOW, profile, report, (0, 0))
+    assert changed is not None
+    assert (changed.endpoints[0].suppressed is None) == stays_usable
+
+
+def test_the_same_token_again_is_not_a_new_registration() -> None:
+    """Else a client that registers at every start would bring every dead token back to life."""
+    profile = Profile(endpoints=[endpoint(address="t", registered_at=5, suppressed="unregistered")])
+    again = change_profile(NOW, profile, add_endpoint(1, address="t"), (0, 0))
+    assert again is not None
+    assert (again.endpoints[0].registered_at, again.endpoints[0].suppressed) == (5, "unregistered")
+    fresh = change_profile(NOW, again, add_endpoint(2, address="u"), (0, 1))
+    assert fresh is not None
+    assert (fresh.endpoints[0].registered_at, fresh.endpoints[0].suppressed) == (NOW, None)
+
+
+def test_a_full_replacement_keeps_a_stop_and_is_refused_where_there_is_no_room_for_both() -> None:
+    stopped = Profile(endpoints=[endpoint("number", "twilio", suppressed="stop")])
+    many = [EndpointInput(id=f"e{number}", provider="ses", address="a") for number in range(MAX_ENDPOINTS)]
+    fits = change_profile(NOW, stopped, ReplaceProfile(id="c", profile=ProfileInput(endpoints=many[1:])), (0, 0))
+    assert fits is not None
+    assert [one.id for one in fits.endpoints if one.suppressed] == ["number"]
+    assert len(fits.endpoints) == MAX_ENDPOINTS
+    with pytest.raises(ChangeRefused, match="too_many_endpoints"):
+        change_profile(NOW, stopped, ReplaceProfile(id="c", profile=ProfileInput(endpoints=many)), (0, 0))
+
+
+def test_years_of_reinstalls_do_not_fill_a_profile_for_ever() -> None:
+    profile: Profile | None = Profile(endpoints=[endpoint("number", "twilio", suppressed="stop")])
+    for number in range(3 * MAX_ENDPOINTS):
+        name = f"installation-{number}"
+        for offset, change in enumerate(
+            (add_endpoint(number, name), SuppressEndpoint(id=f"dead-{number}", endpoint_id=name, reason="unregistered"))
+        ):
+            profile = change_profile(NOW + number, profile, change, (0, 2 * number + offset))
+            assert profile is not None
+    assert profile is not None
+    kept = [one.id for one in profile.endpoints]
+    assert kept == ["number", *(f"installation-{n}" for n in range(2 * MAX_ENDPOINTS + 1, 3 * MAX_ENDPOINTS))]
+
+
+def test_the_bounds_of_endpoints_and_preferences() -> None:
+    full = Profile(endpoints=[endpoint(f"e{number}", "ses") for number in range(MAX_ENDPOINTS)])
+    with pytest.raises(ChangeRefused, match="too_many_endpoints"):
+        change_profile(NOW, full, add_endpoint(1, "one-more"), (0, 0))
+    assert change_profile(NOW, full, add_endpoint(1, "e0", "ses", "another address"), (0, 0)) is not None
+    chosen = Profile(preferences={f"c{number}/*": True for number in range(MAX_PREFERENCES)})
+    with pytest.raises(ChangeRefused, match="too_many_preferences"):
+        change_profile(NOW, chosen, SetPreferences(id="c", preferences=[Preference(category="x", allow=True)]), (0, 0))
+    assert change_profile(NOW, chosen, SetPreferences(id="c", preferences=[Preference(category="c0", allow=False)]), (0, 0))
+
+
+def test_a_profile_has_a_bound_in_bytes_that_never_stops_a_suppression() -> None:
+    profile = Profile(endpoints=[endpoint("number", "twilio")])
+    profile.endpoints[0].address += "x" * (MAX_PROFILE_BYTES - len(encode_json(profile)))
+    for change in (
+        add_endpoint(1),
+        SetPreferences(id="c", preferences=[Preference(allow=False)]),
+        ReplaceProfile(
+            id="c",
+            profile=ProfileInput(
+                endpoints=[EndpointInput(id=f"e{n}", provider="ses", address="\U0001f4f1" * 4_096) for n in range(17)]
+            ),
+        ),
+    ):
+        with pytest.raises(ChangeRefused, match="profile_too_large"):
+            change_profile(NOW, profile, change, (0, 0))
+    stopped = change_profile(NOW, profile, SuppressEndpoint(id="c", endpoint_id="number", reason="stop"), (0, 0))
+    assert stopped is not None
+    assert stopped.endpoints[0].suppressed == "stop"
+
+
+@pytest.mark.parametrize(("version", "refused"), [(4, True), (5, True), (6, False), (None, False)])
+def test_an_older_version_of_a_replacement_is_refused_and_changes_nothing(version: int | None, refused: bool) -> None:
+    rules, state = policies(news=category()), user()
+    decide(NOW, rules, state, command(ReplaceProfile(id="a", profile=ProfileInput(), version=5), 0))
+    replacement = command(ReplaceProfile(id="b", profile=ProfileInput(country="DE"), version=version), 1)
+    before = encode_json(state.profile)
+    if refused:
+        with pytest.raises(ChangeRefused, match="old_version"):
+            decide(NOW, rules, state, replacement)
+        assert encode_json(state.profile) == before
+    else:
+        decide(NOW, rules, state, replacement)
+        assert state.profile is not None
+        assert (state.profile.country, state.profile.replaced_with) == ("DE", version or 5)
+
+
+def test_a_command_for_an_unknown_user_makes_the_user_known() -> None:
+    rules, state = policies(news=category()), user(known=False)
+    decide(NOW, rules, state, command(add_endpoint(1), 0))
+    assert verdict(decide(NOW, rules, state, arrival(event()))) == ("sent", None)
+
+
+def test_a_golden_sequence() -> None:
+    """What a profile looks like on its topic after every kind of command; readers of the topic depend on it."""
+    log: list[ProfileChange] = [
+        ReplaceProfile(
+            id="c1",
+            version=3,
+            profile=ProfileInput(
+                country="DE",
+                time_zone="Europe/Berlin",
+                locale="de-DE",
+                endpoints=[
+                    EndpointInput(id="phone", provider="fcm", address="token-1", app="shop"),
+                    EndpointInput(id="number", provider="twilio", address="+491700000000"),
+                ],
+                preferences=[Preference(category="promotions", allow=False)],
+            ),
+        ),
+        AddEndpoint(id="c2", endpoint=EndpointInput(id="phone", provider="fcm", address="token-2")),
+        SuppressEndpoint(id="c3", endpoint_id="number", reason="stop"),
+        RemoveEndpoint(id="c4", endpoint_id="number"),
+        SetPreferences(id="c5", preferences=[Preference(channel="sms", allow=False), Preference(allow=True)]),
+        AddEndpoint(id="c6", endpoint=EndpointInput(id="mail", provider="ses", address="ada@example.com")),
+        RemoveEndpoint(id="c7", endpoint_id="mail"),
+        RemoveEndpoint(id="c8", endpoint_id="never-was"),
+    ]
+    profile = None
+    for offset, change in enumerate(log):
+        profile = change_profile(NOW + offset, profile, change, (2, 40 + offset))
+    assert msgspec.json.decode(encode_json(profile)) == {
+        "v": 1,
+        "version": 8,
+        "country": "DE",
+        "time_zone": "Europe/Berlin",
+        "locale": "de-DE",
+        "endpoints": [
+            {
+                "id": "number",
+                "provider": "twilio",
+                "address": "+491700000000",
+                "registered_at": NOW,
+                "suppressed": "stop",
+            },
+            {"id": "phone", "provider": "fcm", "address": "token-2", "registered_at": NOW + 1},
+        ],
+        "preferences": {"promotions/*": False, "*/sms": False, "*/*": True},
+        "replaced_with": 3,
+        "applied": ["c1", "c2", "c3", "c4", "c5", "c6", "c7", "c8"],
+        "position": [2, 47],
+    }
+
+
+def test_a_read_back_profile_never_replaces_a_newer_one() -> None:
+    rules, state = policies(news=category()), user(endpoint("new"))
+    assert state.profile is not None
+    old, newer = Profile(version=0, endpoints=[Endpoint(id="o", provider="fcm", address="o")]), Profile(version=2)
+    decide(NOW, rules, state, Loaded(old))
+    assert state.profile.endpoints[0].id == "new"
+    decide(NOW, rules, state, Loaded(newer))
+    assert state.profile.endpoints == []
