@@ -17,6 +17,7 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.exceptions
+import h2.settings
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 
@@ -67,7 +68,10 @@ class Connection(asyncio.Protocol):
                 normalize_outbound_headers=False,
             )
         )
-        self._h2.local_settings[SettingCodes.MAX_CONCURRENT_STREAMS] = streams
+        self._h2.local_settings = h2.settings.Settings(
+            client=False,
+            initial_values={SettingCodes.MAX_CONCURRENT_STREAMS: streams, SettingCodes.MAX_HEADER_LIST_SIZE: 65_536},
+        )
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
