@@ -115,6 +115,7 @@ class _Connection(asyncio.Protocol):
         self._flush_due = False
         self._unacknowledged = 0
         self._heard_at = 0.0
+        self._answered_at = 0.0
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.retired = False
         self.reserved = 0
@@ -180,8 +181,8 @@ class _Connection(asyncio.Protocol):
             async with asyncio.timeout_at(until):
                 return await exchange.answer
         except TimeoutError:
-            if self._heard_at < exchange.started:
-                self.retired = True  # Not a sign of life in all that time: the connection may be a black hole.
+            if self._answered_at < exchange.started:
+                self.retired = True  # Not one answer in all that time: another connection may reach a server that works.
             return self._cut(exchange, "time-out")
         finally:
             if self._exchanges.pop(stream, None) is not None:
@@ -238,6 +239,7 @@ class _Connection(asyncio.Protocol):
             self._receive_body(cast(h2.events.DataReceived, event))
         elif kind is h2.events.StreamEnded:
             stream = cast(h2.events.StreamEnded, event).stream_id
+            self._answered_at = self._heard_at
             if exchange := self._exchanges.pop(stream, None):
                 if not exchange.written:
                     self._reset(stream)  # Answered before the whole body was taken.
