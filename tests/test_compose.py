@@ -70,6 +70,8 @@ def test_flink_scripts_and_settings_exist(name: str) -> None:
     command = words(OURS[name])
     scripts = [word for word in command if word.startswith("/opt/flink/bin/")]
     assert [script for script in scripts if not (Path(pyflink.__path__[0]) / "bin" / Path(script).name).exists()] == []
+    if any(script.endswith("/jobmanager.sh") for script in scripts):
+        assert [word for word in command if re.match(r"-D.", word)] == [], "jobmanager.sh wants a blank after -D"
     known = leaves(yaml.safe_load((ROOT / "flink-conf" / "config.yaml").read_text(encoding="utf-8")))
     known |= {"execution.checkpointing.dir", "execution.checkpointing.savepoint-dir"}
     overridden = {match[1] for match in re.finditer(r"-D ?([a-z][\w.-]+)=", " ".join(command))}

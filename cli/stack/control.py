@@ -23,8 +23,8 @@ from connectors.settings import ROOT
 # The operating system's limit is 108 with the closing NUL; supervisord binds to the name with its pid appended first.
 _LONGEST_SOCKET = 108 - 1 - len(".4194304")
 
-# Seconds; longer than any program may take to stop.
-_ANSWER_WITHIN = 60
+# Seconds.
+_ANSWER_WITHIN = 30
 
 _LOG_BYTES = "20MB"
 _LOG_BACKUPS = 3
@@ -160,8 +160,8 @@ class Control:
         self._call("startProcess", name, False, harmless=Faults.ALREADY_STARTED)
 
     def stop_program(self, name: str) -> None:
-        """Stop a program and wait for its end, or for its death when it takes longer than it may."""
-        self._call("stopProcess", name, True, harmless=Faults.NOT_RUNNING)
+        """Have a program stopped, or killed when that takes longer than it may; returns at once."""
+        self._call("stopProcess", name, False, harmless=Faults.NOT_RUNNING)
 
     def shut_down(self) -> None:
         """Have supervisord stop what still runs, the last started first, and end; returns at once."""

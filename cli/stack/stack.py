@@ -28,6 +28,9 @@ Say = Callable[[str], None]
 
 _TAIL_LINES = 25
 
+# supervisord's words for a program that is not there and not about to be.
+_ENDED = ("STOPPED", "EXITED", "FATAL", "UNKNOWN")
+
 
 class ProgramStatus(msgspec.Struct, frozen=True):
     """One program of the stack; ``uptime`` in seconds, None where it is not running."""
@@ -109,8 +112,7 @@ class Stack:
                 if fresh:
                     self._end()
                 else:
-                    for program in reversed(started):
-                        self._control.stop_program(program.name)
+                    self._stop(started)
                 raise
 
     def down(self) -> None:
@@ -132,8 +134,7 @@ class Stack:
         """Stop programs and start them again; returns when they are ready. Flink's then run the runtime jar as built."""
         programs = _select(self._programs, names)
         with self._lock():
-            for program in reversed(programs):
-                self._control.stop_program(program.name)
+            self._stop(programs)
             self._start(programs, [])
 
     def record(self, name: str) -> Record | None:
@@ -154,8 +155,7 @@ class Stack:
 
     def _start(self, programs: Sequence[Program], started: list[Program]) -> None:
         """Start ``programs`` wave by wave; ``started`` collects those that did not run before."""
-        for _, wave in groupby(sorted(programs, key=lambda program: program.wave), key=lambda program: program.wave):
-            together = list(wave)
+        for together in _waves(programs):
             began = time.monotonic()
             for program in together:
                 self._launch(program, started)
@@ -164,6 +164,18 @@ class Stack:
                 self._say(f"{program.name} is ready after {time.monotonic() - began:.1f} s  {program.url}".rstrip())
             if self._create_topics and any(program.name == "kafka" for program in together):
                 self._apply_topics()
+
+    def _stop(self, programs: Sequence[Program]) -> None:
+        """Stop ``programs`` wave by wave, the last one first."""
+        for together in reversed(_waves(programs)):
+            deadline = time.monotonic() + max(program.stop_within for program in together) + 20
+            for program in together:
+                self._control.stop_program(program.name)
+            names = {program.name for program in together}
+            while stopping := names - {name for name, found in self._control.processes().items() if found.state in _ENDED}:
+                if time.monotonic() > deadline:
+                    raise StackError(f"{', '.join(sorted(stopping))} cannot be stopped")
+                time.sleep(0.05)
 
     def _launch(self, program: Program, started: list[Program]) -> None:
         if self._control.processes()[program.name].state in ("RUNNING", "STARTING", "BACKOFF"):
@@ -213,8 +225,7 @@ class Stack:
         if record is None:
             return
         try:
-            for program in reversed(self._programs):
-                self._control.stop_program(program.name)
+            self._stop(self._programs)
             self._control.shut_down()
         except StackError as error:
             self._say(str(error))
@@ -259,6 +270,11 @@ class Stack:
             yield
         finally:
             os.close(descriptor)
+
+
+def _waves(programs: Sequence[Program]) -> list[list[Program]]:
+    ordered = sorted(programs, key=lambda program: program.wave)
+    return [list(wave) for _, wave in groupby(ordered, key=lambda program: program.wave)]
 
 
 def _select(programs: list[Program], names: Sequence[str] | None) -> list[Program]:
