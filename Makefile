@@ -71,8 +71,9 @@ $(INSTALLED): requirements.lock | prerequisites
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
 	touch $@
 
+# Quietly: setuptools warns of every editable installation.
 $(EDITABLE): setup.py pyproject.toml $(INSTALLED) | prerequisites
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 $(JARS): cli/stack/pom.xml | prerequisites
