@@ -175,7 +175,7 @@ class _Step:
     def arrive(self, arrival: Arrival) -> None:
         """Rules 1 to 6, then the others."""
         event, now, state, policies = arrival.event, self.now, self.state, self.policies
-        identity = notification_id(event.tenant, event.source, event.id, state.user)
+        identity = notification_id(state.tenant, event.source, event.id, state.user)
         category = policies.categories.get(event.data.category)
         notification = _Notification(identity, event, category, arrival)
         if category is None:
