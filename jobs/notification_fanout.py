@@ -38,6 +38,7 @@ INPUTS = (EVENT_INPUT, CHANGE_INPUT)
 """What a full job reads, beside the policies; a bootstrap reads profiles alone, then changes alone."""
 
 URGENT_SINK = "urgent deliveries"
+OUTPUTS = "outputs"
 SINK_PROPERTIES = {
     "acks": "all",
     # All sinks share the way out of decide: none may hold the others up for long.
@@ -139,7 +140,7 @@ class Graph:
         )
 
     def write(self, rows: Any, name: str, exactly_once: bool = True) -> None:
-        """A sink; what leaves exactly once becomes visible at a checkpoint."""
+        """A sink, in the task of the rows; what leaves exactly once becomes visible at a checkpoint."""
         guarantee = get_gateway().jvm.org.apache.flink.connector.base.DeliveryGuarantee
         builder = (
             kafka()
@@ -152,45 +153,38 @@ class Graph:
         )
         for key, value in SINK_PROPERTIES.items():
             builder.setProperty(key, value)
-        sink = rows.sinkTo(builder.build()).name(name).uid(f"write {name}")
-        if exactly_once:
-            # A task of their own: at a checkpoint each waits for the broker, and the urgent lane does not wait with them.
-            sink.disableChaining()
+        rows.sinkTo(builder.build()).name(name).uid(f"write {name}")
+
+    def route(self, rows: Any, routes: dict[str, str], name: str) -> Any:
+        """Rows by the topic they name; one that has no route is an error."""
+        text = ";".join(f"{topic}={output}" for topic, output in routes.items())
+        return rows.process(runtime("RouteByTopic", text)).name(name).uid(name)
 
 
-def routes(providers: list[str]) -> dict[str, str]:
-    """Topic → sink. Urgent deliveries share one sink; background ones have one a provider."""
-    found = {topic: topic for topic in (DECISIONS, PROFILES, REJECTED)}
-    for provider in providers:
-        found[DELIVERIES[provider, "urgent"]] = URGENT_SINK
-        found[DELIVERIES[provider, "background"]] = f"{provider} deliveries"
-    return found
+def exactly_once_sinks(providers: list[str]) -> dict[str, str]:
+    """Topic → sink of all that leaves exactly once: background deliveries have a sink a provider."""
+    found = {topic: topic for topic in (DECISIONS, PROFILES, COUNTS, REJECTED)}
+    return found | {DELIVERIES[provider, "background"]: f"{provider} deliveries" for provider in providers}
 
 
 def build(environment: StreamExecutionEnvironment, settings: Settings, policy: Policy, inputs: tuple[str, ...]) -> None:
     """Wire the whole graph."""
     graph = Graph(environment, settings)
-    keyed = []
-    rejected = []
-    if EVENT_INPUT in inputs:
-        expanded = [graph.expand(lane) for lane in LANES]
-        keyed += expanded
-        rejected += [stream.getSideOutput(side_output(REJECTED)) for stream in expanded]
-        graph.write(union(*(stream.getSideOutput(side_output(COUNTS)) for stream in expanded)), COUNTS)
-    for name, topic in ((CHANGE_INPUT, CHANGES), (PROFILE_INPUT, PROFILES)):
-        if name in inputs:
-            commands = graph.commands(topic)
-            keyed.append(commands)
-            rejected.append(commands.getSideOutput(side_output(REJECTED)))
-    decided = graph.decide(keyed, policy)
-    sinks = routes(settings.job.providers)
-    routed = decided.process(runtime("RouteByTopic", ";".join(f"{topic}={sink}" for topic, sink in sinks.items())))
-    routed = routed.name("route").uid("route")
+    providers = settings.job.providers
+    keyed = [graph.expand(lane) for lane in LANES] if EVENT_INPUT in inputs else []
+    keyed += [
+        graph.commands(topic) for name, topic in ((CHANGE_INPUT, CHANGES), (PROFILE_INPUT, PROFILES)) if name in inputs
+    ]
+    sinks = exactly_once_sinks(providers)
+    urgent = {DELIVERIES[provider, "urgent"]: URGENT_SINK for provider in providers}
+    decided = graph.route(graph.decide(keyed, policy), urgent | dict.fromkeys(sinks, OUTPUTS), "route urgent")
+    graph.write(decided.getSideOutput(side_output(URGENT_SINK)), URGENT_SINK, exactly_once=False)
+    # A task of their own: at a checkpoint each sink waits for the broker, and the urgent lane need not wait with them.
+    beside = [stream.getSideOutput(side_output(topic)) for stream in keyed for topic in (COUNTS, REJECTED)]
+    rows = union(decided.getSideOutput(side_output(OUTPUTS)), *beside)
+    routed = graph.route(rows, sinks, "route").startNewChain()
     for sink in dict.fromkeys(sinks.values()):
-        rows = routed.getSideOutput(side_output(sink))
-        if sink == REJECTED:
-            rows = union(rows, *rejected)
-        graph.write(rows, sink, exactly_once=sink != URGENT_SINK)
+        graph.write(routed.getSideOutput(side_output(sink)), sink)
 
 
 def arguments() -> argparse.ArgumentParser:
