@@ -176,6 +176,7 @@ public class BundledPythonOperator extends AbstractEmbeddedPythonFunctionOperato
     /** Every subtask refuses it alike; one says so. */
     private void rejectPolicy(Row record, String detail) {
         if (subtask() == 0) {
+            count("rejected;stage=policy;reason=invalid_policy", 1);
             emit(OutputRow.rejected("policy", new Refused("invalid_policy", "$", detail), record));
         }
     }
@@ -307,7 +308,7 @@ public class BundledPythonOperator extends AbstractEmbeddedPythonFunctionOperato
             emit(Row.of(text(in), chunk(in), chunk(in), headers(in)));
         }
         for (int left = in.getInt(); left > 0; left--) {
-            counters.computeIfAbsent(text(in), this::counter).inc(in.getInt());
+            count(text(in), in.getInt());
         }
         if (in.hasRemaining()) {
             throw new IllegalStateException(module + ".Handler.decide: " + in.remaining() + " bytes after its answer's end");
@@ -324,6 +325,10 @@ public class BundledPythonOperator extends AbstractEmbeddedPythonFunctionOperato
         if (due > 0) {
             timers.registerEventTimeTimer(VoidNamespace.INSTANCE, due);
         }
+    }
+
+    private void count(String name, int times) {
+        counters.computeIfAbsent(name, this::counter).inc(times);
     }
 
     /** {@code metric;label=value;…} */

@@ -1,10 +1,7 @@
 package io.herald.runtime;
 
-import org.apache.flink.api.common.typeinfo.TypeInformation;
 import org.apache.flink.api.java.tuple.Tuple3;
-import org.apache.flink.api.java.typeutils.ResultTypeQueryable;
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.core.io.JsonStringEncoder;
-import org.apache.flink.streaming.api.functions.ProcessFunction;
 import org.apache.flink.types.Row;
 import org.apache.flink.util.Collector;
 import org.apache.flink.util.OutputTag;
@@ -13,15 +10,14 @@ import org.apache.flink.util.OutputTag;
  * One event for many users becomes one keyed row a user, all sharing one entry. Side outputs: {@code counts}, one record an
  * event, the left side of conservation; {@code rejected}, the bytes of an event that reaches nobody, with the reason.
  */
-public class ExpandRecipients extends ProcessFunction<Row, Tuple3<String, Integer, byte[]>>
-        implements ResultTypeQueryable<Tuple3<String, Integer, byte[]>> {
-    static final OutputTag<Row> COUNTS = OutputRow.tag("counts");
-    static final OutputTag<Row> REJECTED = OutputRow.tag("rejected");
+public class ExpandRecipients extends KeyingFunction {
+    private static final OutputTag<Row> COUNTS = OutputRow.tag("counts");
 
     private final int kind;
 
     /** @param kind the lane: KeyedRow.URGENT or BACKGROUND */
     public ExpandRecipients(int kind) {
+        super("read");
         this.kind = kind;
     }
 
@@ -31,7 +27,7 @@ public class ExpandRecipients extends ProcessFunction<Row, Tuple3<String, Intege
         try {
             head = EventHead.read(record.getFieldAs(RecordReader.VALUE));
         } catch (Refused refused) {
-            context.output(REJECTED, OutputRow.rejected("read", refused, record));
+            reject(refused, record, context);
             context.output(COUNTS, count(record, 0, null));
             return;
         }
@@ -59,10 +55,5 @@ public class ExpandRecipients extends ProcessFunction<Row, Tuple3<String, Intege
             json.append('"');
         }
         return Row.of("counts", null, Utf8.bytes(json.append('}').toString()), null);
-    }
-
-    @Override
-    public TypeInformation<Tuple3<String, Integer, byte[]>> getProducedType() {
-        return KeyedRow.TYPE;
     }
 }

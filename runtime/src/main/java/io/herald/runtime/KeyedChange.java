@@ -1,9 +1,6 @@
 package io.herald.runtime;
 
-import org.apache.flink.api.common.typeinfo.TypeInformation;
 import org.apache.flink.api.java.tuple.Tuple3;
-import org.apache.flink.api.java.typeutils.ResultTypeQueryable;
-import org.apache.flink.streaming.api.functions.ProcessFunction;
 import org.apache.flink.types.Row;
 import org.apache.flink.util.Collector;
 
@@ -11,18 +8,16 @@ import org.apache.flink.util.Collector;
  * A record whose Kafka key is the user's becomes a keyed row; its value is Python's to judge. A profile's tombstone becomes
  * an empty payload. Side output {@code rejected}: a record without a usable key, a change without a value or over 1 MiB.
  */
-public class KeyedChange extends ProcessFunction<Row, Tuple3<String, Integer, byte[]>>
-        implements ResultTypeQueryable<Tuple3<String, Integer, byte[]>> {
+public class KeyedChange extends KeyingFunction {
     private final int kind;
-    private final String stage;
 
     /**
      * @param kind KeyedRow.CHANGE or PROFILE
      * @param stage the header of what is rejected: {@code change}
      */
     public KeyedChange(int kind, String stage) {
+        super(stage);
         this.kind = kind;
-        this.stage = stage;
     }
 
     @Override
@@ -31,7 +26,7 @@ public class KeyedChange extends ProcessFunction<Row, Tuple3<String, Integer, by
             String key = key(record.getFieldAs(RecordReader.KEY));
             out.collect(Tuple3.of(key, kind, KeyedRow.entry(kind, record, payload(record.getFieldAs(RecordReader.VALUE)))));
         } catch (Refused refused) {
-            context.output(ExpandRecipients.REJECTED, OutputRow.rejected(stage, refused, record));
+            reject(refused, record, context);
         }
     }
 
@@ -55,10 +50,5 @@ public class KeyedChange extends ProcessFunction<Row, Tuple3<String, Integer, by
             throw new Refused("change_too_large", "$", value.length + " bytes; " + EventHead.LARGEST_EVENT + " at most");
         }
         return value;
-    }
-
-    @Override
-    public TypeInformation<Tuple3<String, Integer, byte[]>> getProducedType() {
-        return KeyedRow.TYPE;
     }
 }

@@ -2,6 +2,7 @@ package io.herald.runtime;
 
 import static io.herald.runtime.Utf8.bytes;
 
+import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 import org.apache.flink.api.common.typeinfo.PrimitiveArrayTypeInfo;
 import org.apache.flink.api.common.typeinfo.TypeInformation;
@@ -25,7 +26,7 @@ public final class OutputRow {
 
     /** The most of a value that a record on {@code rejected} keeps; nothing uncompressed can be larger on its way in. */
     static final int LARGEST_VALUE = 1024 * 1024;
-    private static final int LONGEST_TEXT = 256;
+    private static final int LONGEST_TEXT = 512;
 
     private OutputRow() {}
 
@@ -53,7 +54,7 @@ public final class OutputRow {
             bytes("source_topic"), bytes(record.getFieldAs(RecordReader.TOPIC)),
             bytes("source_partition"), bytes(record.getField(RecordReader.PARTITION).toString()),
             bytes("source_offset"), bytes(record.getField(RecordReader.OFFSET).toString()),
-            bytes("source_key"), key,
+            bytes("source_key"), key == null ? null : bytes(shortened(new String(key, StandardCharsets.UTF_8))),
         };
         return Row.of("rejected", null, value, key == null ? Arrays.copyOf(headers, headers.length - 2) : headers);
     }

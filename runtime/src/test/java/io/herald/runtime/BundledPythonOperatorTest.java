@@ -3,7 +3,6 @@ package io.herald.runtime;
 import static io.herald.runtime.Records.json;
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
-import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertNull;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
@@ -13,7 +12,6 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
-import org.apache.flink.metrics.Counter;
 import org.apache.flink.metrics.Gauge;
 import org.apache.flink.metrics.Histogram;
 import org.apache.flink.runtime.checkpoint.OperatorSubtaskState;
@@ -274,6 +272,7 @@ class BundledPythonOperatorTest {
             assertEquals(Map.of("stage", "policy", "reason", "invalid_policy", "path", "$", "detail", "starts with bad",
                     "source_topic", "policies", "source_partition", "0", "source_offset", "5", "source_key", "one"),
                     Records.headers(rejected));
+            assertEquals(1, decide.metrics.count("stage.policy.reason.invalid_policy.rejected"));
             assertEquals(json("{\"one\": \"first\", \"two\": \"other\"}"), decide.look("t/a").get("policies"));
             snapshot = decide.snapshot();
         }
@@ -319,8 +318,8 @@ class BundledPythonOperatorTest {
             decide.clock(25);
             decide.background("t/a", "{'counters': {'decisions;outcome=sent;reason=none': 2, 'plain': 1}}");
             decide.urgent("t/a", "{'counters': {'decisions;outcome=sent;reason=none': 3}}");
-            assertEquals(5, ((Counter) decide.metrics.get("decide.outcome.sent.reason.none.decisions")).getCount());
-            assertEquals(1, ((Counter) decide.metrics.get("decide.plain")).getCount());
+            assertEquals(5, decide.metrics.count("outcome.sent.reason.none.decisions"));
+            assertEquals(1, decide.metrics.count("plain"));
             assertEquals(2, histogram(decide, "bundle_items").getStatistics().getMax());
             assertEquals(1, histogram(decide, "bundle_python_micros").getCount());
             assertEquals(25, histogram(decide, "lane.background.decision_latency_ms").getStatistics().getMax());
@@ -341,20 +340,21 @@ class BundledPythonOperatorTest {
     void nothingHappensAfterClose() throws Exception {
         Decide decide = Decide.start(100, 5);
         decide.urgent("t/a", "{'timer': [0, 1000]}");
+        decide.background("t/a", "{}");
         decide.rows();
         decide.harness.getOperator().close();
-        decide.clock(5000);
-        assertEquals(List.of(), decide.bundles());
-        assertFalse(decide.harness.wasFailedExternally());
+        decide.run(1100);
+        assertEquals(List.of(), decide.rows());
+        assertEquals(1, decide.harness.numEventTimeTimers());
     }
 
     private static Histogram histogram(Decide decide, String name) {
-        return (Histogram) decide.metrics.get("decide." + name);
+        return decide.metrics.get(Histogram.class, name);
     }
 
     @SuppressWarnings("unchecked")
     private static long behind(Decide decide) {
-        return ((Gauge<Long>) decide.metrics.get("decide.timers_behind_ms")).getValue();
+        return ((Gauge<Long>) decide.metrics.get(Gauge.class, "timers_behind_ms")).getValue();
     }
 
     /** "key time" of every timer that came since the last look. */

@@ -1,22 +1,12 @@
 package io.herald.runtime;
 
 import java.util.ArrayList;
-import java.util.HashMap;
 import java.util.List;
-import java.util.Map;
-import org.apache.flink.api.common.JobID;
 import org.apache.flink.api.common.typeinfo.Types;
 import org.apache.flink.api.java.tuple.Tuple3;
 import org.apache.flink.configuration.Configuration;
-import org.apache.flink.configuration.MetricOptions;
-import org.apache.flink.metrics.Metric;
 import org.apache.flink.metrics.groups.OperatorMetricGroup;
 import org.apache.flink.runtime.checkpoint.OperatorSubtaskState;
-import org.apache.flink.runtime.clusterframework.types.ResourceID;
-import org.apache.flink.runtime.executiongraph.ExecutionAttemptID;
-import org.apache.flink.runtime.metrics.groups.TaskManagerMetricGroup;
-import org.apache.flink.runtime.metrics.scope.ScopeFormats;
-import org.apache.flink.runtime.metrics.util.TestingMetricRegistry;
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.JsonNode;
 import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
 import org.apache.flink.streaming.util.AbstractStreamOperatorTestHarness;
@@ -29,7 +19,7 @@ final class Decide implements AutoCloseable {
     static final String SETUP = "the setup";
 
     final KeyedTwoInputStreamOperatorTestHarness<String, Tuple3<String, Integer, byte[]>, Row, Row> harness;
-    final Map<String, Metric> metrics = new HashMap<>();
+    final Metrics metrics = new Metrics();
     private final List<Row> taken = new ArrayList<>();
     private long offset;
 
@@ -37,7 +27,7 @@ final class Decide implements AutoCloseable {
         Configuration config = new Configuration();
         config.setString("python.execution-mode", "thread");
         config.setString("python.executable", System.getProperty("herald.python"));
-        OperatorMetricGroup group = metricGroup();
+        OperatorMetricGroup group = metrics.task().getOrAddOperator("decide");
         var operator = new BundledPythonOperator(config, "scripted", Utf8.bytes(SETUP), maxItems, maxMillis) {
             @Override
             public OperatorMetricGroup getMetricGroup() {
@@ -47,18 +37,6 @@ final class Decide implements AutoCloseable {
         harness = new KeyedTwoInputStreamOperatorTestHarness<>(
                 operator, new KeyedRow.ByKey(), null, Types.STRING, MAX_PARALLELISM, parallelism, subtask);
         harness.setup(OutputRow.TYPE.createSerializer(harness.getExecutionConfig().getSerializerConfig()));
-    }
-
-    private OperatorMetricGroup metricGroup() {
-        var registry = TestingMetricRegistry.builder()
-                .setRegisterConsumer((metric, name, group) -> metrics.put(group.getMetricIdentifier(name), metric))
-                .setScopeFormats(ScopeFormats.fromConfig(
-                        new Configuration().set(MetricOptions.SCOPE_NAMING_OPERATOR, "decide")))
-                .build();
-        return TaskManagerMetricGroup.createTaskManagerMetricGroup(registry, "localhost", ResourceID.generate())
-                .addJob(new JobID(), "job")
-                .addTask(ExecutionAttemptID.randomId(), "task")
-                .getOrAddOperator("decide");
     }
 
     static Decide start(int maxItems, long maxMillis) throws Exception {

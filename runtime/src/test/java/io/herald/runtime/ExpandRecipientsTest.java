@@ -22,9 +22,11 @@ import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
 import org.apache.flink.api.java.tuple.Tuple3;
+import org.apache.flink.runtime.operators.testutils.MockEnvironment;
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.JsonNode;
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.node.ArrayNode;
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.node.ObjectNode;
+import org.apache.flink.streaming.api.operators.ProcessOperator;
 import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
 import org.apache.flink.streaming.util.OneInputStreamOperatorTestHarness;
 import org.apache.flink.streaming.util.ProcessFunctionTestHarnesses;
@@ -154,17 +156,14 @@ class ExpandRecipientsTest {
         assertEquals(EventHead.LARGEST_EVENT, value.length);
         assertArrayEquals(value, expand(value).payload());
 
-        String filling = "x".repeat(1_000_000);
-        int rest = (head + filling + String.format(tail, "")).length();
-        int most = EventHead.LARGEST_EXPANSION / rest;
-        for (int recipients : new int[] {most, most + 1}) {
-            String users = IntStream.range(0, recipients).mapToObj(i -> "'" + i + "'").collect(Collectors.joining(","));
-            Expanded expanded = expand(quoted(head + filling + String.format(tail, users)));
-            assertEquals(recipients == most ? most : 0, expanded.rows().size());
-            if (recipients > most) {
-                assertEquals("event_too_large", Records.headers(expanded.rejected().get(0)).get("reason"));
-            }
-        }
+        int recipients = 32;
+        int each = EventHead.LARGEST_EXPANSION / recipients;
+        String users = IntStream.range(0, recipients).mapToObj(i -> "'" + i + "'").collect(Collectors.joining(","));
+        int filling = each - (head + String.format(tail, "")).length();
+        assertEquals(recipients, expand(quoted(head + "x".repeat(filling) + String.format(tail, users))).rows().size());
+        Expanded expanded = expand(quoted(head + "x".repeat(filling + 1) + String.format(tail, users)));
+        assertEquals(List.of(), expanded.rows());
+        assertEquals("event_too_large", Records.headers(expanded.rejected().get(0)).get("reason"));
     }
 
     @Test
@@ -267,7 +266,7 @@ class ExpandRecipientsTest {
             assertEquals(path, headers.get("path"), headers.toString());
         }
         assertNotEquals("", headers.get("detail"));
-        assertTrue(headers.get("path").length() <= 257 && headers.get("detail").length() <= 257);
+        assertTrue(headers.get("path").length() <= 513 && headers.get("detail").length() <= 513);
         headers.keySet().removeAll(Set.of("reason", "path", "detail"));
         assertEquals(Map.of("stage", "read", "source_topic", "x.events", "source_partition", "3", "source_offset", "41",
                 "source_key", "k"), headers);
@@ -296,6 +295,40 @@ class ExpandRecipientsTest {
                 new byte[] {(byte) 0xed, (byte) 0xa0, (byte) 0x80},                     // surrogate
                 new byte[] {(byte) 0xf4, (byte) 0x90, (byte) 0x80, (byte) 0x80},        // past U+10FFFF
                 new byte[] {(byte) 0xf0, (byte) 0x9f, (byte) 0x98});                    // cut short
+    }
+
+    @Test
+    void everyByteIsChecked() {
+        for (int length = 1; length < 40; length++) {
+            for (int at = 0; at < length; at++) {
+                byte[] bytes = Utf8.bytes("x".repeat(length));
+                bytes[at] = (byte) 0x80;
+                assertEquals(at, Utf8.invalidByte(bytes));
+                assertEquals(-1, Utf8.invalidByte(Utf8.bytes("x".repeat(at) + "é" + "x".repeat(length - at))));
+            }
+        }
+    }
+
+    @Test
+    void refusalsAreCountedByReason() throws Exception {
+        Metrics metrics = new Metrics();
+        MockEnvironment environment = MockEnvironment.builder().setMetricGroup(metrics.task()).build();
+        try (var harness = new OneInputStreamOperatorTestHarness<>(
+                new ProcessOperator<>(new ExpandRecipients(KeyedRow.URGENT)), environment)) {
+            harness.open();
+            for (byte[] value : List.of(quoted("x"), quoted("[]"), quoted("y"), quoted(GOOD))) {
+                harness.processElement(new StreamRecord<>(Records.record(null, value)));
+            }
+            assertEquals(2, metrics.count("stage.read.reason.malformed_json.rejected"));
+            assertEquals(1, metrics.count("stage.read.reason.not_an_object.rejected"));
+        }
+    }
+
+    @Test
+    void sourceKeyIsTextOfABoundedLength() throws Exception {
+        byte[] key = "é".repeat(600).getBytes(StandardCharsets.ISO_8859_1);
+        Row rejected = expand(Records.record(key, quoted("x"))).rejected().get(0);
+        assertEquals("\ufffd".repeat(512) + "…", Records.headers(rejected).get("source_key"));
     }
 
     @Test
