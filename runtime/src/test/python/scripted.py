@@ -28,7 +28,8 @@ def operation(script, state):
 
 
 def row(topic, key, value, headers=()):
-    return chunk(topic) + chunk(key) + chunk(value) + u32(len(headers)) + b"".join(chunk(part) for pair in headers for part in pair)
+    parts = [part for pair in headers for part in pair]
+    return b"".join((chunk(topic), chunk(key), chunk(value), u32(len(headers)), *map(chunk, parts)))
 
 
 class Handler:
