@@ -171,7 +171,7 @@ class Demo:
         self._produce(EVENTS["background"], records(), sent)
         return malformed
 
-    def _drain(self, watch: _Watch, codes: _OneTimeCodes, seconds: float = 1800) -> Report:
+    def _drain(self, watch: _Watch, codes: _OneTimeCodes, seconds: float = 1200) -> Report:
         """Wait until every notification has ended and every delivery is reported; the codes stop with the background."""
         reader = Reader(self.settings.kafka)
         deadline = time.monotonic() + seconds
@@ -184,15 +184,15 @@ class Demo:
                 progress = self.progress
                 progress.decided = sum(cohort.decided for cohort in report.cohorts)
                 progress.outcomes = Counter(_by_reason(report))
-                done = report.counted + report.unreadable
-                if codes.running and done >= total and not report.pending and watch.complete():
+                done = report.counted + report.unreadable >= total and not report.pending
+                if codes.running and done and not watch.open_in("background"):
                     codes.stop()
                     total += codes.sent
-                    progress.phase = "last ones"
-                elif not codes.running and done >= total and not report.pending and watch.complete():
+                    progress.phase = "the last ones"
+                elif not codes.running and done and watch.complete():
                     return report
                 if time.monotonic() > deadline:
-                    self._say(f"not all ended within {seconds:.0f} s: the report tells what is missing")
+                    self._say(f"not all had ended after {seconds:.0f} s: the report tells what is missing")
                     return report
                 time.sleep(1)
         finally:
@@ -271,7 +271,7 @@ class _Watch:
     """Follows ``decisions`` and ``outcomes``: which deliveries were decided, and what became of each."""
 
     def __init__(self, settings: Settings, progress: Progress) -> None:
-        self.open: set[str] = set()
+        self.open: dict[str, str] = {}
         self.decided = 0
         self.statuses: Counter[str] = Counter()
         self.accepted: Counter[str] = Counter()
@@ -293,7 +293,11 @@ class _Watch:
 
     def read(self) -> None:
         """Take what is there now."""
-        while messages := self._consumer.consume(10_000, timeout=0.3):
+        full = 10_000
+        taken = full
+        while taken == full:
+            messages = self._consumer.consume(full, timeout=0.3)
+            taken = len(messages)
             for message in messages:
                 value = message.value()
                 if message.error() is None and value is not None:
@@ -310,7 +314,7 @@ class _Watch:
             if delivery in self._early:
                 self._early.remove(delivery)
             else:
-                self.open.add(delivery)
+                self.open[delivery] = record["lane"]
 
     def _outcome(self, record: dict[str, Any]) -> None:
         delivery = record["delivery_id"]
@@ -321,9 +325,13 @@ class _Watch:
         if record["status"] == "accepted":
             self.accepted[record["provider"]] += 1
         if delivery in self.open:
-            self.open.remove(delivery)
+            del self.open[delivery]
         else:  # an urgent delivery is out before its decision is committed
             self._early.add(delivery)
+
+    def open_in(self, lane: str) -> bool:
+        """Whether a delivery of ``lane`` has no outcome yet."""
+        return lane in self.open.values()
 
     def complete(self) -> bool:
         """Whether every delivery decided has an outcome, and the other way round."""

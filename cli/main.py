@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
 
 import click
 
-from cli import commands_conservation, commands_demo, commands_job, commands_keys, commands_stack, commands_topics
+from cli import (
+    commands_conservation,
+    commands_demo,
+    commands_explain,
+    commands_job,
+    commands_keys,
+    commands_schemas,
+    commands_stack,
+    commands_topics,
+)
 from cli.session import HeraldGroup, Session
 
 
@@ -25,6 +36,8 @@ from cli.session import HeraldGroup, Session
 @click.pass_context
 def main(context: click.Context, config: Path | None, directory: Path | None) -> None:
     """Herald: real-time notification fan-out."""
+    # Ended from outside, a command cleans up as it does after any other error.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     context.obj = Session(config, directory)
 
 
@@ -35,6 +48,8 @@ for command in (
     *commands_keys.COMMANDS,
     *commands_conservation.COMMANDS,
     *commands_demo.COMMANDS,
+    *commands_explain.COMMANDS,
+    *commands_schemas.COMMANDS,
 ):
     main.add_command(command)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from functools import cache
 
 import msgspec
 
@@ -61,7 +62,20 @@ def timers(before: int, due: int) -> bytes:
     return _timers(before, due)
 
 
+@cache
+def _topic_chunk(topic: str) -> bytes:
+    return chunk(topic.encode())
+
+
+_NO_HEADERS = u32(0)
+
+
+def keyed_row(topic: str, key_chunk: bytes, value: bytes) -> bytes:
+    """One output record without headers; the key is a chunk already, since a user's records share it."""
+    return b"".join((_topic_chunk(topic), key_chunk, u32(len(value)), value, _NO_HEADERS))
+
+
 def row(topic: str, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, str]] = ()) -> bytes:
     """One output record; header values are text."""
     encoded = [chunk(name.encode()) + chunk(text.encode("utf-8", "backslashreplace")) for name, text in headers]
-    return b"".join((chunk(topic.encode()), chunk(key), chunk(value), u32(len(encoded)), *encoded))
+    return b"".join((_topic_chunk(topic), chunk(key), chunk(value), u32(len(encoded)), *encoded))

@@ -34,6 +34,7 @@ from udfs.bundle import (
     Entry,
     Slot,
     chunk,
+    keyed_row,
     read_bundle,
     row,
     state_operation,
@@ -120,14 +121,13 @@ class Handler:
             else:
                 inputs[slot] = [entry]
         events: dict[tuple[str, int, int], Event] = {}
-        counts: Counter[str] = Counter()
-        touched, rows = [], []
+        touched, rows, counted = [], [], []
         for slot, entries in inputs.items():
             user = _UserBundle(now, self._policies, slots[slot], entries, events)
             touched.append(u32(slot) + user.run())
             rows += user.rows
-            counts.update(user.counts)
-        counters = [chunk(name.encode()) + u32(count) for name, count in counts.items()]
+            counted += user.counts
+        counters = [chunk(name.encode()) + u32(count) for name, count in Counter(counted).items()]
         return b"".join((u32(len(touched)), *touched, u32(len(rows)), *rows, u32(len(counters)), *counters))
 
 
@@ -144,7 +144,7 @@ class _UserBundle:
         self.events = events
         self.rows: list[bytes] = []
         self.counts: list[str] = []
-        self.key = slot.key.encode("utf-8", "surrogatepass")
+        self.key = chunk(slot.key.encode("utf-8", "surrogatepass"))
 
     def run(self) -> bytes:
         """Decide all inputs; returns the user's part of the answer, without its slot number."""
@@ -210,7 +210,7 @@ class _UserBundle:
             except Exception as error:
                 return position, error
         if emit_profile:
-            self.rows.append(row(PROFILES, self.key, encode_json(state.profile)))
+            self.rows.append(keyed_row(PROFILES, self.key, encode_json(state.profile)))
         return None
 
     def _item(self, entry: Entry) -> Item:
@@ -232,14 +232,15 @@ class _UserBundle:
 
     def _emit(self, out: Decided) -> None:
         for delivery in out.deliveries:
-            self.rows.append(row(DELIVERIES[delivery.provider, delivery.lane], self.key, encode_json(delivery)))
+            topic = DELIVERIES[delivery.provider, delivery.lane]
+            self.rows.append(keyed_row(topic, self.key, encode_json(delivery)))
         for record in out.decisions:
             self._record(record)
         for bound, times in out.bounds_hit.items():
             self.counts += [f"bounds_hit;bound={bound}"] * times
 
     def _record(self, record: DecisionRecord) -> None:
-        self.rows.append(row(DECISIONS, self.key, encode_json(record)))
+        self.rows.append(keyed_row(DECISIONS, self.key, encode_json(record)))
         self.counts.append(
             f"decisions;lane={record.lane};class={record.category_class or 'none'};"
             f"outcome={record.outcome};reason={record.reason or 'none'}"
