@@ -45,6 +45,8 @@ SINK_PROPERTIES = {
     "max.block.ms": "10000",
     "request.timeout.ms": "10000",
     "delivery.timeout.ms": "30000",
+    # A rejected record is an event as large as the broker takes, and headers.
+    "max.request.size": "2097152",
     # The broker allows 15 minutes; Flink's default asks for more.
     "transaction.timeout.ms": "600000",
 }

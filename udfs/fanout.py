@@ -70,6 +70,7 @@ class Handler:
 
     def __init__(self) -> None:
         self._providers: frozenset[Provider] = frozenset()
+        self._packaged: Policy | None = None
         self._document: Policy | None = None
         self._policies: Policies | None = None
         self._policy_error = ""
@@ -78,6 +79,7 @@ class Handler:
         """Take over what travelled with the job; called once, before anything else."""
         decoded = _decode_setup(setup)
         self._providers = frozenset(decoded.providers)
+        self._packaged = decoded.policy
         self._use(decoded.policy)
 
     def _use(self, document: Policy) -> None:
@@ -104,7 +106,9 @@ class Handler:
         return True
 
     def policy_removed(self, name: str) -> None:
-        """A tombstone on the policies topic: what is in force stays, so that nothing is decided without a policy."""
+        """A tombstone on the policies topic: the packaged policies are in force again, as after a restart."""
+        if name == POLICY_SET and self._packaged is not None:
+            self._use(self._packaged)
 
     def policy_error(self) -> str:
         """Why the last policy was refused."""
