@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from pathlib import Path
 
@@ -10,16 +11,28 @@ from click.testing import CliRunner
 
 from cli.main import main
 from cli.session import Session
+from cli.stack.stack import all_programs
 from cli.stack.stack_settings import local_settings, with_free_ports, write_settings
 from cli.stack.worker_programs import api_key_file, write_api_key
 from connectors.gateway.keys import hash_key, read_keys
-from connectors.settings import Settings, load_settings
+from connectors.settings import DEFAULT_FILE, Settings, load_settings
 
 
 def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
     settings = local_settings(with_free_ports(Settings()))
     write_settings(settings, tmp_path / "herald.yaml")
     assert load_settings(tmp_path / "herald.yaml") == settings
+
+
+def test_every_port_of_the_packaged_settings_is_taken_from_the_environment() -> None:
+    assert load_settings(DEFAULT_FILE, environment={}) == Settings()
+    names = re.findall(r"\$\{(HERALD_\w+_PORT):-", DEFAULT_FILE.read_text(encoding="utf-8"))
+    given = {name: str(20_000 + number) for number, name in enumerate(names)}
+    given |= {"HERALD_KAFKA": "127.0.0.1:1", "HERALD_REDIS": "redis://127.0.0.1:2/0", "HERALD_FLINK": "http://127.0.0.1:3"}
+    settings, default = load_settings(DEFAULT_FILE, environment=given), Settings()
+    ports = [program.ports for program in all_programs(local_settings(settings))]
+    defaults = [program.ports for program in all_programs(local_settings(default))]
+    assert not {port for own in ports for port in own} & {port for own in defaults for port in own}
 
 
 def test_a_named_file_is_taken_and_not_the_running_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
