@@ -27,7 +27,7 @@ demo: setup
 	$(BIN)/herald demo $(ARGS)
 
 bench: setup
-	$(BIN)/herald bench $(ARGS)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 up: setup
 	$(BIN)/herald up $(ARGS)

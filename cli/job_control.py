@@ -7,8 +7,9 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import requests
@@ -79,6 +80,7 @@ class JobControl:
         inputs: str | None = None,
         parallelism: int | None = None,
         module: str = "jobs.notification_fanout",
+        options: Mapping[str, str] = MappingProxyType({}),
     ) -> str:
         """Submit the job, wait until it runs, and return its id. JobError where one runs, or this one may not start.
 
@@ -96,6 +98,7 @@ class JobControl:
             str(flink_home(self._directory) / "bin" / "flink"),
             "run",
             "--detached",
+            *(f"-D{key}={value}" for key, value in options.items()),
             *(["-s", savepoint, "--allowNonRestoredState"] if savepoint else []),
             *("-pyexec", sys.executable, "-pyclientexec", sys.executable, "-pyfs", str(code)),
             *("-pym", module),
@@ -186,10 +189,8 @@ class JobControl:
             )
 
     def _restart_taskmanagers(self) -> None:
+        Stack(self._settings).restart("taskmanagers")
         taskmanagers = self._settings.stack.taskmanagers
-        stack = Stack(self._settings)
-        for number in range(1, taskmanagers + 1):
-            stack.restart(f"taskmanager-{number}")
         deadline = time.monotonic() + 60
         while self._get("/overview")["slots-available"] < taskmanagers:
             if time.monotonic() > deadline:

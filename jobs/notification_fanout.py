@@ -169,10 +169,8 @@ def exactly_once_sinks(providers: list[str]) -> dict[str, str]:
     return found | {DELIVERIES[provider, "background"]: f"{provider} deliveries" for provider in providers}
 
 
-def build(environment: StreamExecutionEnvironment, settings: Settings, policy: Policy, inputs: tuple[str, ...]) -> None:
+def build(graph: Graph, providers: list[str], policy: Policy, inputs: tuple[str, ...]) -> None:
     """Wire the whole graph."""
-    graph = Graph(environment, settings)
-    providers = settings.job.providers
     keyed = [graph.expand(lane) for lane in LANES] if EVENT_INPUT in inputs else []
     keyed += [
         graph.commands(topic) for name, topic in ((CHANGE_INPUT, CHANGES), (PROFILE_INPUT, PROFILES)) if name in inputs
@@ -199,8 +197,8 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str]) -> None:
-    """Read settings and policies, refuse what must not start, and run."""
+def main(argv: list[str], graph: type[Graph] = Graph) -> None:
+    """Read settings and policies, refuse what must not start, and run the graph."""
     flags = arguments().parse_args(argv)
     try:
         settings = load_settings(flags.config)
@@ -214,7 +212,7 @@ def main(argv: list[str]) -> None:
         sys.exit(f"{NAME}: --inputs {flags.inputs}: choose from events, changes, profiles")
     environment = StreamExecutionEnvironment.get_execution_environment(configuration(settings.job))
     refuse_to_forget(environment, settings, inputs)
-    build(environment, settings, policy, inputs)
+    build(graph(environment, settings), settings.job.providers, policy, inputs)
     environment.execute(NAME)
 
 

@@ -1,0 +1,28 @@
+"""The machine's bound: the graph of notification_fanout with decide replaced by a JVM function that copies.
+
+It shares sources, expansion, keyBy, routing and sinks; every record becomes one record on ``decisions``.
+``flink run -pym benchmarks.passthrough`` with the flags of the job.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from jobs import notification_fanout
+from jobs.flink import constant, runtime, union
+from messages.policy import Policy
+from messages.topics import DECISIONS
+
+
+class PassThroughGraph(notification_fanout.Graph):
+    """The graph without Python."""
+
+    def decide(self, inputs: list[Any], policy: Policy) -> Any:
+        """Copy each keyed row to ``decisions``; policies are read and dropped, to cost what they cost the job."""
+        keyed = union(*inputs).keyBy(runtime("KeyedRow$ByKey"), constant("KeyedRow", "TYPE").getTypeAt(0))
+        return keyed.process(runtime("PassThrough", DECISIONS)).name("pass through").uid("pass through")
+
+
+if __name__ == "__main__":
+    notification_fanout.main(sys.argv[1:], PassThroughGraph)
