@@ -31,12 +31,16 @@ class Recipients(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True)
     exclude: list[UserId] = []
 
 
-class Content(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """Literal content for one channel; what a channel does not use it ignores."""
+class Content(msgspec.Struct, omit_defaults=True):
+    """Literal content for one channel, as a delivery carries it; what a channel does not use it ignores."""
 
     title: Annotated[str, Meta(max_length=1024)] | None = None
     body: str | None = None
     data: dict[str, str] = {}
+
+
+class ContentInput(Content, forbid_unknown_fields=True, omit_defaults=True):
+    """Literal content for one channel, as an outsider writes it."""
 
 
 class EventData(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -47,7 +51,7 @@ class EventData(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, 
     priority: Lane = "background"
     template: Identifier | None = None
     params: dict[str, Any] | None = None
-    content: dict[Channel, Content] | None = None
+    content: dict[Channel, ContentInput] | None = None
     channels: list[Channel] | None = None
     dedup_key: Key | None = None
     throttle_key: Key | None = None

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from litestar import Litestar, Request, Response, get
-from litestar.enums import ScopeType
+from litestar.enums import ParamType, ScopeType
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ASGIApp, Receive, Scope, Send
 
@@ -61,7 +61,10 @@ def _framework_error(request: Request[Any, Any, Any], error: HTTPException) -> R
     """What Litestar refuses itself, in the words of this interface."""
     if isinstance(error, ValidationException) and isinstance(error.extra, list) and error.extra:
         first = error.extra[0]
-        return answer(Problem(reason="invalid_request", detail=str(first["message"]), path=str(first.get("key"))), 400)
+        name = str(first.get("key"))
+        if first.get("source") == ParamType.HEADER:
+            name = name.replace("_", "-").title()
+        return answer(Problem(reason="invalid_request", detail=str(first["message"]), path=name), 400)
     reason = _REASONS.get(error.status_code, "invalid_request" if error.status_code < 500 else "internal_error")
     detail = {
         "not_found": "there is nothing at this path",

@@ -126,7 +126,7 @@ def admit(raw: bytes, caller: ApiKey, traceparent: str | None) -> Admitted:
     """
     if len(raw) > EVENT_LIMIT:
         raise Refusal(
-            "too_large", f"the event has {len(raw):,} bytes; {EVENT_LIMIT:,} is the most", "$", id=identity_of(raw)
+            "event_too_large", f"the event has {len(raw):,} bytes; {EVENT_LIMIT:,} is the most", "$", id=identity_of(raw)
         )
     try:
         event = decode_event(raw)

@@ -54,7 +54,7 @@ def _content(*bodies: tuple[str, str]) -> dict[str, OpenAPIMediaType]:
     for media_type, name in bodies:
         references.setdefault(media_type, []).append(Reference(ref=f"#/components/schemas/{name}"))
     return {
-        media_type: OpenAPIMediaType(schema=found[0] if len(found) == 1 else Schema(one_of=list(found)))
+        media_type: OpenAPIMediaType(schema=found[0] if len(found) == 1 else Schema(any_of=list(found)))
         for media_type, found in references.items()
     }
 

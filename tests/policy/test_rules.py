@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from messages.event import Content
+from messages.event import Content, ContentInput
 from messages.policy import Bounds
 from policy.core import URGENT_FOR, decide
 from tests.policy.builders import (
@@ -346,7 +346,7 @@ def test_a_delivery_carries_what_the_adapter_needs() -> None:
     state.profile.locale = "de"
     what = event(
         1,
-        content={"push": Content(title="T", body="B", data={"k": "v"}), "email": Content(body="no")},
+        content={"push": ContentInput(title="T", body="B", data={"k": "v"}), "email": Content(body="no")},
         params={"a": [1, {"b": None}]},
         collapse_key="c",
         cancellation_key="x",
@@ -361,7 +361,7 @@ def test_a_delivery_carries_what_the_adapter_needs() -> None:
     assert (delivery.channel, delivery.provider, delivery.endpoint.address) == ("push", "fcm", "token")
     assert (delivery.endpoint.app, delivery.endpoint.registered_at, delivery.locale) == ("shop", 5, "de")
     assert (delivery.content, delivery.params, delivery.template) == (
-        Content(title="T", body="B", data={"k": "v"}),
+        ContentInput(title="T", body="B", data={"k": "v"}),
         {"a": [1, {"b": None}]},
         None,
     )
