@@ -12,7 +12,7 @@ For those who speak HTTP/1.1 (tests and demos):
 
     GET  /healthz          200
     GET  /admin/stats      totals, see Book.stats
-    GET  /admin/messages   every accepted message: NDJSON of delivery_id, token, received_at (ms), collapse_key
+    GET  /admin/messages   every accepted message: NDJSON of delivery_id, token, received_at (ms), collapse_key, traceparent
     GET  /admin/tokens     accepted messages by token: JSON
     GET  /admin/faults     the faults in force
     POST /admin/faults     a Faults document, replacing the one in force; {} ends all faults
@@ -288,7 +288,7 @@ class Book:
     """What was accepted, and how every request ended."""
 
     def __init__(self) -> None:
-        self.messages: list[tuple[str, str, int, str | None]] = []
+        self.messages: list[tuple[str, str, int, str | None, str | None]] = []
         self.tokens: Counter[str] = Counter()
         self.answers: Counter[str] = Counter()
         self.grants = 0
@@ -297,7 +297,7 @@ class Book:
         self.collapsed = 0
         self.duplicate_ids: list[str] = []
 
-    def accept(self, message: Message, received_at: int) -> None:
+    def accept(self, message: Message, received_at: int, traceparent: str | None) -> None:
         identity = message.data.get("delivery_id", "")
         address = message.token or message.fid or message.topic or message.condition or ""
         collapse = message.android.collapse_key if message.android is not None else None
@@ -311,7 +311,7 @@ class Book:
         elif identity:
             self._first[identity] = collapse
         self.tokens[address] += 1
-        self.messages.append((identity, address, received_at, collapse))
+        self.messages.append((identity, address, received_at, collapse, traceparent))
 
     def stats(self) -> dict[str, Any]:
         """``accepted`` messages, ``distinct`` delivery ids, ``duplicates``, ``collapsed``; ``answers`` by behaviour."""
@@ -330,8 +330,8 @@ class Book:
         """All accepted messages as NDJSON, in chunks; those accepted meanwhile may be left out."""
         for start in range(0, len(self.messages), 5_000):
             yield msgspec.json.Encoder().encode_lines(
-                {"delivery_id": identity, "token": address, "received_at": at, "collapse_key": collapse}
-                for identity, address, at, collapse in self.messages[start : start + 5_000]
+                dict(zip(("delivery_id", "token", "received_at", "collapse_key", "traceparent"), each, strict=True))
+                for each in self.messages[start : start + 5_000]
             )
 
 
@@ -414,7 +414,8 @@ class Fcm:
         behaviour = self.faults.behaviour(message.token or message.fid or "")
         self.book.answers[behaviour] += 1
         if behaviour in ("ok", "answer_lost", "answer_never") and not request.validate_only:
-            self.book.accept(message, received_at)
+            trace = exchange.headers.get(b"traceparent")
+            self.book.accept(message, received_at, trace.decode("latin-1") if trace is not None else None)
         if behaviour in ("hang", "answer_never"):
             return
         action = partial(self._finish, exchange, behaviour)

@@ -60,6 +60,7 @@ class Connection(asyncio.Protocol):
         self._requests: dict[int, Exchange] = {}
         self._flush_due = False
         self._unacknowledged = 0
+        self._last = 2**31 - 1
         self._h2 = h2.connection.H2Connection(
             h2.config.H2Configuration(
                 client_side=False,
@@ -113,10 +114,10 @@ class Connection(asyncio.Protocol):
     def go_away(self) -> None:
         """Promise to finish what was begun and take nothing more: GOAWAY with the highest stream handed on."""
         # Not by h2's close_connection, after which it could not answer the streams that were begun.
-        highest = self._h2.highest_inbound_stream_id
+        self._last = min(self._last, self._h2.highest_inbound_stream_id)
         if self._transport is not None:
             self._flush()
-            payload = highest.to_bytes(4, "big") + int(ErrorCodes.NO_ERROR).to_bytes(4, "big")
+            payload = self._last.to_bytes(4, "big") + int(ErrorCodes.NO_ERROR).to_bytes(4, "big")
             self._transport.write(len(payload).to_bytes(3, "big") + b"\x07\x00" + b"\x00\x00\x00\x00" + payload)
 
     def close(self) -> None:
@@ -128,6 +129,8 @@ class Connection(asyncio.Protocol):
         kind = event.__class__
         if kind is h2.events.RequestReceived:
             request = cast(h2.events.RequestReceived, event)
+            if request.stream_id > self._last:
+                return  # Sent before the GOAWAY was read; it promised that this would not be processed.
             self._requests[request.stream_id] = Exchange(self, request.stream_id, dict(request.headers))
         elif kind is h2.events.DataReceived:
             data = cast(h2.events.DataReceived, event)

@@ -83,6 +83,7 @@ class Lane:
                 "queued.min.messages": 2_000,
                 "queued.max.messages.kbytes": 8_192,
                 "fetch.queue.backoff.ms": 20,
+                "reconnect.backoff.max.ms": 2_000,
                 "error_cb": lambda error: journal.trouble("kafka", code=error.name()),
                 "on_commit": self._on_commit,
             },
@@ -283,8 +284,8 @@ class Lane:
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         consumer.incremental_assign(partitions)
-        if self.paused:
-            consumer.pause(partitions)
+        # A partition that was lost while it was paused comes back paused: librdkafka keeps that over assignments.
+        (consumer.pause if self.paused else consumer.resume)(partitions)
         self._loop.call_soon_threadsafe(self._take_over, partitions)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:

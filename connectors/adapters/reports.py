@@ -57,6 +57,7 @@ class Reports:
                 "acks": "all",
                 "linger.ms": 5,
                 "message.timeout.ms": 0,
+                "reconnect.backoff.max.ms": 2_000,
                 "message.max.bytes": _MAX_RECORD,
                 "error_cb": lambda error: journal.trouble("kafka", code=error.name()),
             },

@@ -10,7 +10,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +263,11 @@ class Line:
         lines = [msgspec.json.decode(line) for line in self.logs().splitlines() if line.startswith("{")]
         return [line for line in lines if line["event"] == name]
 
+    def slow(self, milliseconds: int) -> None:
+        """Let the provider take so long for an answer, where it is one that can."""
+        if self.emulator is not None:
+            self.emulator.faults(latency_ms=milliseconds)
+
     # In.
 
     def delivery(self, **changes: Any) -> Delivery:
@@ -361,15 +366,3 @@ class Line:
         for topic in self._topics.values():
             topic.close()
         self.redis.close()
-
-
-def lines(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    """Chunks of ``size``."""
-    chunk: list[Any] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

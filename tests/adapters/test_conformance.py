@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections import Counter
 from typing import Any
 
@@ -167,6 +169,7 @@ def test_what_a_transaction_takes_back_is_never_sent(line: Line) -> None:
 
 
 def test_sigterm_ends_in_order_and_the_next_worker_repeats_nothing(line: Line) -> None:
+    line.slow(100)
     first = line.worker()
     before = [line.delivery() for _ in range(50)]
     line.send(*before)
@@ -185,6 +188,7 @@ def test_sigterm_ends_in_order_and_the_next_worker_repeats_nothing(line: Line) -
 
 
 def test_a_restart_of_redis_loses_and_doubles_nothing(line: Line, redis_server: Any) -> None:
+    line.slow(200)
     line.worker()
     items = [line.delivery(lane="background") for _ in range(1_500)]
     line.send(*items[:700])
@@ -202,9 +206,6 @@ def test_nothing_is_sent_while_redis_is_away(line: Line, redis_server: Any) -> N
     line.send(first)
     line.outcome(first.id)
     pid = int(line.redis.info("server")["process_id"])
-    import os  # noqa: PLC0415
-    import signal  # noqa: PLC0415
-
     os.kill(pid, signal.SIGSTOP)
     try:
         line.send(second)
@@ -220,6 +221,7 @@ def test_nothing_is_sent_while_redis_is_away(line: Line, redis_server: Any) -> N
 
 
 def test_a_restart_of_the_broker_loses_and_doubles_nothing(line: Line, kafka: Any) -> None:
+    line.slow(200)
     line.worker()
     items = [line.delivery(lane="background") for _ in range(1_500)]
     line.send(*items[:700])
@@ -234,6 +236,7 @@ def test_a_restart_of_the_broker_loses_and_doubles_nothing(line: Line, kafka: An
 
 def test_two_workers_share_and_hand_over_without_a_repeat(line: Line) -> None:
     """A second worker joins in the middle, then the first leaves: partitions move twice."""
+    line.slow(100)
     first = line.worker()
     items = [line.delivery(lane="background") for _ in range(3_000)]
     line.send(*items[:1_500])
