@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from messages.codec import json_decoder
-from messages.words import DEFAULT_TENANT, Channel, Identifier, Key, Lane, Tenant, Traceparent, UserId
+from messages.words import CHANNELS, DEFAULT_TENANT, Channel, Identifier, Key, Lane, Tenant, Traceparent, UserId
 
 Instant = Annotated[datetime, Meta(tz=True, description="RFC 3339 with an offset.")]
 
@@ -43,6 +43,10 @@ class ContentInput(Content, forbid_unknown_fields=True, omit_defaults=True):
     """Literal content for one channel, as an outsider writes it."""
 
 
+# msgspec's decoder checks the keys of a mapping; its schema does not say so by itself.
+_CHANNEL_NAMES = {"propertyNames": {"enum": list(CHANNELS)}}
+
+
 class EventData(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """What is to be told, to whom, and under which constraints."""
 
@@ -51,7 +55,7 @@ class EventData(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, 
     priority: Lane = "background"
     template: Identifier | None = None
     params: dict[str, Any] | None = None
-    content: dict[Channel, ContentInput] | None = None
+    content: Annotated[dict[Channel, ContentInput], Meta(extra_json_schema=_CHANNEL_NAMES)] | None = None
     channels: list[Channel] | None = None
     dedup_key: Key | None = None
     throttle_key: Key | None = None

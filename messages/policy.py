@@ -9,10 +9,10 @@ import msgspec
 from msgspec import Meta
 
 from messages.codec import json_decoder
-from messages.words import CategoryClass, Channel, Identifier
+from messages.words import END, CategoryClass, Channel, Identifier
 
 _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_DURATION = r"^[1-9][0-9]{0,8}(ms|s|m|h|d)$"
+_DURATION = r"^[1-9][0-9]{0,8}(ms|s|m|h|d)" + END
 
 Duration = Annotated[str, Meta(pattern=_DURATION, description="A number and a unit: ms, s, m, h, d.")]
 
@@ -25,7 +25,7 @@ LONGEST_PERIOD = "366d"
 
 def duration(text: str) -> int:
     """A duration such as ``30s`` or ``24h`` in milliseconds; ValueError for anything else."""
-    match = re.match(r"^([0-9]+)(ms|s|m|h|d)$", text)
+    match = re.fullmatch(r"([0-9]+)(ms|s|m|h|d)", text)
     if match is None:
         raise ValueError(f"`{text}` is not a duration; write a number and one of ms, s, m, h, d, such as `24h`")
     return int(match[1]) * _UNITS[match[2]]

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from messages.codec import json_decoder
-from messages.words import PROVIDERS, Channel, Identifier, Milliseconds, Provider
+from messages.words import END, PROVIDERS, Channel, Identifier, Milliseconds, Provider
 
 ANY: Final = "*"
 
@@ -52,9 +52,9 @@ class Preference(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True,
 class ProfileInput(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """A whole profile as an outsider writes it; suppressions are not part of it and survive a replacement."""
 
-    country: Annotated[str, Meta(pattern=r"^[A-Z]{2}$", description="ISO 3166-1 alpha-2.")] | None = None
+    country: Annotated[str, Meta(pattern=r"^[A-Z]{2}" + END, description="ISO 3166-1 alpha-2.")] | None = None
     time_zone: str | None = None
-    locale: Annotated[str, Meta(pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*$")] | None = None
+    locale: Annotated[str, Meta(pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*" + END)] | None = None
     endpoints: Annotated[list[EndpointInput], Meta(max_length=MAX_ENDPOINTS)] = []
     preferences: Annotated[list[Preference], Meta(max_length=MAX_PREFERENCES)] = []
 

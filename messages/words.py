@@ -24,12 +24,15 @@ LANES: tuple[Lane, ...] = ("urgent", "background")
 
 DEFAULT_TENANT = "default"
 
-Tenant = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="An app, brand or organisation.")]
+END = r"$(?!\n)"
+"""The end of a pattern: Python's ``$`` alone would let a line feed follow; in JSON Schema this means the same."""
+
+Tenant = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}" + END, description="An app, brand or organisation.")]
 UserId = Annotated[str, Meta(min_length=1, max_length=256, description="A user of the tenant.")]
 Identifier = Annotated[str, Meta(min_length=1, max_length=256)]
 Key = Annotated[str, Meta(min_length=1, max_length=256)]
 Traceparent = Annotated[
-    str, Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$", description="W3C Trace Context.")
+    str, Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}" + END, description="W3C Trace Context.")
 ]
 Milliseconds = Annotated[int, Meta(ge=0, description="Milliseconds since 1970-01-01T00:00:00Z.")]
 

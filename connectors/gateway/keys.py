@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from messages.codec import DecodeError, json_decoder
-from messages.words import Identifier, Tenant
+from messages.words import END, Identifier, Tenant
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class ApiKey(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     """One key: the tenant it belongs to, the sources it may speak for (``*``: every one), and its scopes."""
 
     name: Identifier
-    hash: Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="SHA-256 of the key, in hexadecimal.")]
+    hash: Annotated[str, Meta(pattern="^[0-9a-f]{64}" + END, description="SHA-256 of the key, in hexadecimal.")]
     tenant: Tenant
     sources: list[Identifier]
     scopes: list[Scope]

@@ -83,7 +83,7 @@ def test_a_delivery_without_an_outcome() -> None:
         ({"status": "rejected", "status_code": 400}, "fcm rejected the message (400) at"),
         ({"status": "expired"}, "its time had passed before fcm accepted it at"),
         ({"status": "unknown", "attempts": 1, "ambiguous": 1}, "it was sent, and the answer of fcm was never seen at"),
-        ({"status": "failed", "attempts": 5, "error": "UNAVAILABLE"}, "did not accept it, and no attempt is left (UNAVAILABLE)"),
+        ({"status": "failed", "attempts": 5, "error": "UNAVAILABLE"}, "and no attempt is left (UNAVAILABLE)"),
         ({"attempts": 3, "ambiguous": 1}, "after 3 attempts, 1 of them with an ambiguous answer."),
         ({"repeat": True}, "after 1 attempt; reported again after a restart."),
     ],
