@@ -407,7 +407,7 @@ class Fcm:
         except msgspec.MsgspecError as error:
             self.book.answers["invalid"] += 1
             path = _PATH.search(str(error))
-            field = path[1].replace("android_v2", "androidV2") if path else ""
+            field = path[1].replace("android_v2", "androidV2").removesuffix("[...]") if path else ""
             self._error(exchange, "INVALID_ARGUMENT", [{"field": field, "description": _PATH.sub("", str(error))}])
             return
         message = request.message
