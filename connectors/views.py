@@ -57,6 +57,8 @@ class Views:
                 "isolation.level": "read_committed",
                 "auto.offset.reset": "earliest",
                 "enable.auto.commit": False,
+                # After a kill the partitions are given away again within this time.
+                "session.timeout.ms": 10_000,
                 "queued.max.messages.kbytes": 16_384,
                 "reconnect.backoff.max.ms": 1_000,
                 "error_cb": lambda error: log.warning("Kafka: %s", error),
