@@ -41,13 +41,19 @@ def stop(session: Session) -> None:
 
 
 @job.command()
-@click.option("--savepoint", metavar="PATH", help="Default: the newest one.")
+@click.option("--savepoint", metavar="PATH", help="Default: the newest savepoint or retained checkpoint.")
 @pass_session
 def resume(session: Session, savepoint: str | None) -> None:
-    """Start the job from a savepoint, with the code and the packaged policies of now."""
+    """Start the job from a savepoint, with the code and the packaged policies of now.
+
+    A run that was cancelled, failed or killed wrote no savepoint: its last checkpoint is then the newest, and is taken.
+    What came after that is read again from the log; what had left exactly once leaves once.
+    """
     control = _control(session)
+    chosen = savepoint or control.latest()
+    console.print(f"from {escape(chosen)}")
     with console.status("resuming the job"):
-        control.start(savepoint or control.latest_savepoint())
+        control.start(chosen)
 
 
 @job.command()

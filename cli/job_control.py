@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from cli.stack.program import StackError
 from cli.stack.stack import Stack, settings_file
 from connectors.log_positions import end_offsets, has_records, wait_until_read
 from connectors.settings import ROOT, Settings
-from messages.topics import CHANGES, PROFILES
+from messages.topics import CHANGES, POLICIES, PROFILES
 
 JOB = "notification_fanout"
 PACKAGES = ("messages", "policy", "udfs", "jobs", "connectors")
@@ -65,6 +66,11 @@ class JobControl:
         """Where savepoints are written."""
         return self._directory / "savepoints"
 
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints are written; those of a run that did not end by a stop are kept."""
+        return self._directory / "checkpoints"
+
     def jobs(self) -> list[dict[str, Any]]:
         """All jobs of that name that the cluster knows, newest first, as Flink's REST describes them."""
         found = [job for job in self._get("/jobs/overview")["jobs"] if job["name"] == JOB]
@@ -84,13 +90,13 @@ class JobControl:
     ) -> str:
         """Submit the job, wait until it runs, and return its id. JobError where one runs, or this one may not start.
 
-        TaskManagers keep imported modules for their whole life: they are restarted first, so that the new code runs.
+        TaskManagers keep imported modules for their whole life: they are restarted, so that the new code runs. What dies
+        in between leaves a stack without TaskManagers, which ``herald up`` completes, or a job that waits for them.
         """
         if (running := self.running()) is not None:
             raise JobError(f"job {running} is running; stop it first (herald job stop), or use `herald job resume`")
         wanted = parallelism or self._settings.job.parallelism
         self._check_slots(wanted)
-        self._restart_taskmanagers()
         code = self._directory / "herald-jobs.zip"
         # A graph of its own module, as the benchmark has one, travels with its package.
         package(code, self._root, tuple(dict.fromkeys((*PACKAGES, module.partition(".")[0]))))
@@ -105,12 +111,11 @@ class JobControl:
             *("--config", str(settings_file(self._directory)), "--parallelism", str(wanted)),
             *(["--inputs", inputs] if inputs else []),
         ]
-        environment = os.environ | flink_environment(self._directory)
-        done = subprocess.run(  # noqa: S603 - our own command line
-            command, capture_output=True, text=True, env=environment, cwd=self._directory, timeout=180, check=False
-        )
-        if done.returncode:
-            raise JobError(_complaint(done.stdout + done.stderr))
+        self._stop_taskmanagers()
+        # The job is submitted while they start again, and waits for their slots.
+        with _Submission(command, self._directory) as submission:
+            Stack(self._settings).start("taskmanagers")
+            submission.wait(180)
         job = self.running()
         if job is None:
             raise JobError("the job ended as soon as it was submitted; see the JobManager's log")
@@ -118,13 +123,14 @@ class JobControl:
         self._say(f"job {job} runs")
         return job
 
-    def stop(self, seconds: float = 120) -> str:
+    def stop(self, seconds: float = 120, directory: Path | None = None) -> str:
         """Stop the job with a savepoint and return its path; nothing is lost, and `resume` goes on from there."""
         job = self.running()
         if job is None:
             raise JobError("no job is running; start one with `herald job start`")
-        self.savepoints.mkdir(parents=True, exist_ok=True)
-        body = {"targetDirectory": self.savepoints.as_uri(), "drain": False}
+        directory = directory or self.savepoints
+        directory.mkdir(parents=True, exist_ok=True)
+        body = {"targetDirectory": directory.as_uri(), "drain": False}
         request = self._post(f"/jobs/{job}/stop", body)["request-id"]
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -152,12 +158,17 @@ class JobControl:
             requests.patch(f"{self._rest}/jobs/{job}?mode=cancel", timeout=30).raise_for_status()
             self._wait_until_ended(job, time.monotonic() + 60)
 
-    def latest_savepoint(self) -> str:
-        """The newest savepoint; JobError where there is none."""
-        complete = [path.parent for path in self.savepoints.glob("*/_metadata")]
-        if not complete:
-            raise JobError(f"no savepoint in {self.savepoints}; start from nothing with `herald job start`")
-        return max(complete, key=lambda path: path.stat().st_mtime).as_uri()
+    def latest_checkpoint(self) -> str:
+        """The newest checkpoint that a cancelled, failed or killed run left; JobError where there is none."""
+        return _newest(self._retained(), f"no retained checkpoint in {self.checkpoints}")
+
+    def latest(self) -> str:
+        """The newest of all savepoints and retained checkpoints; JobError where there is none."""
+        complete = [*self.savepoints.glob("*/_metadata"), *self._retained()]
+        return _newest(complete, f"no savepoint in {self.savepoints}, and no checkpoint in {self.checkpoints}")
+
+    def _retained(self) -> list[Path]:
+        return list(self.checkpoints.glob("*/chk-*/_metadata"))
 
     def bootstrap(self, seconds: float = 600) -> str:
         """Load all profiles, then the changes since, and return the savepoint from which the full job starts.
@@ -166,13 +177,16 @@ class JobControl:
         lost under it. Nobody is decided, so nobody is decided before their opt-outs are known.
         """
         kafka, group = self._settings.kafka, self._settings.kafka.prefix + self._settings.job.group
+        # Half-loaded profiles must never be taken for the state to resume from.
+        partial = self._directory / "bootstrap"
+        options = {"execution.checkpointing.dir": partial.as_uri()}
         savepoint = None
-        for inputs, topic in (("profiles", PROFILES), ("changes", CHANGES)):
-            ends = end_offsets(kafka, topic)
+        for inputs, topic, kept in (("profiles", PROFILES, partial), ("changes", CHANGES, self.savepoints)):
+            ends = end_offsets(kafka, topic) | end_offsets(kafka, POLICIES)
             self._say(f"reading {topic} to its end")
-            self.start(savepoint, inputs=inputs)
+            self.start(savepoint, inputs=inputs, options=options)
             wait_until_read(kafka, group, ends, seconds)
-            savepoint = self.stop()
+            savepoint = self.stop(directory=kept)
         assert savepoint is not None
         return savepoint
 
@@ -188,14 +202,14 @@ class JobControl:
                 "raise stack.taskmanagers in the settings, or choose less"
             )
 
-    def _restart_taskmanagers(self) -> None:
-        Stack(self._settings).restart("taskmanagers")
-        taskmanagers = self._settings.stack.taskmanagers
+    def _stop_taskmanagers(self) -> None:
+        Stack(self._settings).stop("taskmanagers")
         deadline = time.monotonic() + 60
-        while self._get("/overview")["slots-available"] < taskmanagers:
+        # A job must not be given the slot of one that is gone.
+        while self._get("/overview")["taskmanagers"]:
             if time.monotonic() > deadline:
-                raise JobError("the TaskManagers offer no free slots; see their logs")
-            time.sleep(0.2)
+                raise JobError("the JobManager does not let go of the stopped TaskManagers; see its log")
+            time.sleep(0.1)
 
     def _wait_until_running(self, job: str, seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds
@@ -230,6 +244,43 @@ class JobControl:
             return answer.json()
         except requests.RequestException as error:
             raise JobError(f"Flink at {self._rest}: {error}") from None
+
+
+class _Submission:
+    """A ``flink run`` at work, its output in a log; left by an exception, it is ended."""
+
+    def __init__(self, command: list[str], directory: Path) -> None:
+        environment = os.environ | flink_environment(directory)
+        self._log = directory / "logs" / "flink-run.log"
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - our own command line
+                command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=directory, start_new_session=True
+            )
+
+    def wait(self, seconds: float) -> None:
+        """Return when the job is submitted; JobError where it was refused, or not submitted within ``seconds``."""
+        try:
+            code = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise JobError(f"flink run did not end within {seconds:.0f} s; see {self._log}") from None
+        if code:
+            raise JobError(_complaint(self._log.read_text("utf-8", errors="replace")))
+
+    def __enter__(self) -> _Submission:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._process.poll() is None:
+            # The JVM, and the Python program that it started.
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+
+def _newest(metadata: list[Path], none: str) -> str:
+    if not metadata:
+        raise JobError(f"{none}; start from nothing with `herald job start`")
+    return max(metadata, key=lambda file: file.stat().st_mtime).parent.as_uri()
 
 
 def _complaint(output: str) -> str:

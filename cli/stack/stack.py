@@ -132,10 +132,18 @@ class Stack:
 
     def restart(self, *names: str) -> None:
         """Stop programs and start them again; returns when they are ready. Flink's then run the runtime jar as built."""
-        programs = _select(self._programs, names)
+        self.stop(*names)
+        self.start(*names)
+
+    def stop(self, *names: str) -> None:
+        """Stop programs; ``start`` or ``up`` starts them again."""
         with self._lock():
-            self._stop(programs)
-            self._start(programs, [])
+            self._stop(_select(self._programs, names))
+
+    def start(self, *names: str) -> None:
+        """Start programs that do not run; returns when they are ready."""
+        with self._lock():
+            self._start(_select(self._programs, names), [])
 
     def record(self, name: str) -> Record | None:
         """The record of the program's last start."""
