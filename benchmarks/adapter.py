@@ -1,8 +1,9 @@
 """How many deliveries one adapter worker carries: ``python -m benchmarks.adapter``, about a minute.
 
-Real Kafka and Redis, the FCM emulator answering after 50 ms, one worker with its default settings and a backlog on the
-background lane. Beside it, in the same run and against the same emulator, the bare transport: the same requests from a
-loop without Kafka, Redis or claims. What the worker does beyond sending is the difference in CPU a delivery.
+Real Kafka and Redis, the FCM emulator answering after 50 ms, one worker with its default settings, a backlog on the
+background lane and a trickle of 100 a second on the urgent one, whose way from Kafka to the provider is timed. Beside
+it, in the same run and against the same emulator, the bare transport: the same requests from a loop without Kafka,
+Redis or claims. What the worker does beyond sending is the difference in CPU a delivery.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -110,6 +112,44 @@ def produce(settings: Settings, count: int) -> None:
     producer.flush()
 
 
+class Trickle(threading.Thread):
+    """Urgent deliveries, ``rate`` a second until ``stop``; each is known by the time it was meant to be sent at."""
+
+    def __init__(self, settings: Settings, rate: int = 100) -> None:
+        super().__init__(daemon=True)
+        self.meant: dict[str, float] = {}
+        self._settings = settings
+        self._period = 1 / rate
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        producer = Producer(
+            {"bootstrap.servers": self._settings.kafka.bootstrap, "partitioner": PARTITIONER, "linger.ms": 0}
+        )
+        topic = self._settings.kafka.prefix + deliveries("fcm", "urgent")
+        due = time.time()
+        while not self._stopped.wait(max(due - time.time(), 0)):
+            each = replace(delivery(len(self.meant)), lane="urgent")
+            self.meant[each.id] = due
+            producer.produce(topic, key=user_key(each.tenant, each.user), value=encode_json(each))
+            producer.poll(0)
+            due += self._period
+        producer.flush()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.join()
+
+    def latencies(self, messages: list[dict[str, Any]]) -> dict[str, float]:
+        """Milliseconds from the intended send to the arrival at the provider."""
+        taken = sorted(
+            message["received_at"] - self.meant[message["delivery_id"]] * 1000
+            for message in messages
+            if message["delivery_id"] in self.meant
+        )
+        return {"samples": len(taken), "p50": taken[len(taken) // 2], "p99": taken[len(taken) * 99 // 100]}
+
+
 class Emulator:
     """The emulator's process and its admin door."""
 
@@ -136,6 +176,10 @@ class Emulator:
     def stats(self) -> Any:
         return requests.get(f"{self._url}/admin/stats", verify=str(self._ca), timeout=10).json()
 
+    def messages(self) -> list[dict[str, Any]]:
+        answer = requests.get(f"{self._url}/admin/messages", verify=str(self._ca), timeout=60)
+        return [json.loads(line) for line in answer.content.splitlines()]
+
     def faults(self, **faults: Any) -> None:
         requests.post(f"{self._url}/admin/faults", json=faults, verify=str(self._ca), timeout=10).raise_for_status()
 
@@ -159,12 +203,15 @@ def measure(settings: Settings, emulator: Emulator, seconds: float, directory: P
             times = of.cpu_times()
             return float(times.user + times.system)
 
+        trickle = Trickle(settings)
+        trickle.start()
         before, began = emulator.stats()["accepted"], time.monotonic()
         cpu, emulator_cpu = used(worker), used(other)
         time.sleep(seconds)
         stats, took = emulator.stats(), time.monotonic() - began
         cpu, emulator_cpu = used(worker) - cpu, used(other) - emulator_cpu
         sent = stats["accepted"] - before
+        trickle.stop()
         resident = worker.memory_info().rss / 2**20
     finally:
         process.terminate()
@@ -176,6 +223,7 @@ def measure(settings: Settings, emulator: Emulator, seconds: float, directory: P
         "emulator_cpu_share": emulator_cpu / took,
         "resident_mb": resident,
         "duplicates": stats["duplicates"],
+        "urgent_ms": trickle.latencies(emulator.messages()),
     }
 
 
@@ -219,6 +267,8 @@ def main() -> None:
         table.add_column(column, justify="right")
     for label, row in (("worker", worker), ("bare transport", transport)):
         table.add_row(label, f"{row['per_second']:,.0f}", f"{row['cpu_share']:.0%}", f"{row['cpu_us_each']:.0f}")
+    urgent = worker["urgent_ms"]
+    table.caption = f"urgent beside it, Kafka to provider: p50 {urgent['p50']:.0f} ms, p99 {urgent['p99']:.0f} ms"
     Console(stderr=True).print(table)
     print(text)
 

@@ -125,6 +125,7 @@ class Lane:
     async def _free_places(self) -> int:
         """How many records to fetch; 0 where the lane has to pause."""
         if any(len(partition.offsets) > self._settings.uncommitted for partition in self._partitions.values()):
+            self._journal.trouble("held_back", lane=self.name, uncommitted=self._settings.uncommitted)
             await self._wait_for_places(self._share, _FULL)
             return 0
         many = max(1, self._share // 4)

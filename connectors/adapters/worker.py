@@ -232,7 +232,7 @@ class Worker:
             return True
         if verdict.outcome == "accepted":
             self._account_works = True
-        if probe and verdict.outcome not in ("transient", "ambiguous"):
+        if probe and verdict.sent and verdict.outcome not in ("transient", "ambiguous"):
             self._journal.say("account_accepted")
             self.gate.accepted()
         return False

@@ -168,6 +168,21 @@ def test_offsets_are_committed_only_below_what_is_unfinished(fcm_line: Line, fcm
     assert not line.outcomes(before.id)[1:]
 
 
+def test_one_unfinished_delivery_keeps_only_so_many_from_being_committed(fcm_line: Line, fcm: FcmEmulator) -> None:
+    line = fcm_line
+    line.adapters = replace(line.adapters, uncommitted=200)
+    fcm.faults(tokens={"held": ["QUOTA_EXCEEDED"]}, retry_after=8)
+    line.worker()
+    held = line.delivery(user="u", address="held", lane="background")
+    others = [line.delivery(user="u", lane="background") for _ in range(1_000)]
+    line.send(held, *others)
+    until(lambda: line.events("held_back"), 20, "the lane stops reading")
+    assert fcm.stats()["accepted"] <= 200 + line.adapters.in_flight["background"]
+    ended = line.all_ended([held.id, *(item.id for item in others)])
+    assert {outcomes[0].status for outcomes in ended.values()} == {"accepted"}
+    assert line.received() == Counter({item.id: 1 for item in (held, *others)})
+
+
 def test_a_full_background_lane_does_not_hold_up_the_urgent_one(fcm_line: Line, fcm: FcmEmulator) -> None:
     line = fcm_line
     stuck = [line.delivery(lane="background", address=f"stuck-{number}") for number in range(300)]
@@ -184,6 +199,24 @@ def test_a_full_background_lane_does_not_hold_up_the_urgent_one(fcm_line: Line, 
 
 
 # The account.
+
+
+def test_what_cannot_be_built_does_not_open_the_gate(fcm_line: Line, fcm: FcmEmulator) -> None:
+    """It never reached the provider, so it says nothing of the account."""
+    line = fcm_line
+    fcm.faults(rates={"PERMISSION_DENIED": 1.0})
+    line.worker()
+    good = [line.delivery() for _ in range(5)]
+    line.send(*good)
+    until(lambda: line.events("account_refused"), 20)
+    empty = [line.delivery(content=None) for _ in range(5)]
+    line.send(*empty)
+    ended = line.all_ended(item.id for item in empty)
+    assert {outcomes[0].status for outcomes in ended.values()} == {"rejected"}
+    assert not line.events("account_accepted")
+    fcm.faults()
+    line.all_ended(item.id for item in good)
+    assert line.events("account_accepted")
 
 
 @pytest.mark.parametrize("fault", [{"grant": "refuse"}, {"rates": {"PERMISSION_DENIED": 1.0}}])
