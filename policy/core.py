@@ -24,7 +24,7 @@ from policy.policies import CategoryRules, Limit, Policies
 from policy.preferences import resolve
 from policy.profiles import change_profile
 from policy.state import BucketState, Pending, UserState
-from policy.throttle import forget_past, is_full, refill, wait_for_token
+from policy.throttle import forget_past, refill, wait_for_token
 
 SENT: Final = "sent"
 REST = "/rest"
@@ -362,13 +362,11 @@ class _Step:
             self.charge(verdicts)
 
     def charge(self, verdicts: _Verdicts) -> None:
-        """Take a token for every channel that goes out; a bucket that has nothing to remember is dropped."""
+        """Take a token for every channel that goes out."""
         buckets = self.state.activity.buckets
         for name, (bucket, rule) in verdicts.buckets.items():
             if verdicts.words[name.rpartition("/")[2]] == SENT:
                 buckets[name] = BucketState(bucket.level - rule.period, bucket.at, bucket.period)
-            elif is_full(bucket, rule):
-                buckets.pop(name, None)
         forgotten = forget_past(buckets, self.policies.bounds.buckets)
         if forgotten:
             self.out.hit("buckets", forgotten)

@@ -26,11 +26,6 @@ def wait_for_token(bucket: BucketState, rule: Limit, ahead: int) -> int:
     return 0 if missing <= 0 else -(-missing // rule.limit)
 
 
-def is_full(bucket: BucketState, rule: Limit) -> bool:
-    """Whether the bucket has nothing to remember."""
-    return bucket.level >= rule.burst * rule.period
-
-
 def forget_past(buckets: dict[str, BucketState], bound: int) -> int:
     """Drop the least recently used buckets past ``bound``; returns how many. A dropped bucket is a full one again."""
     surplus = len(buckets) - bound

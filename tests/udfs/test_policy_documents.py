@@ -99,9 +99,13 @@ def test_another_name_is_refused(made: Operator) -> None:
     assert in_force(made)[0] == 5
 
 
-def test_a_tombstone_leaves_what_is_in_force(made: Operator) -> None:
-    made.handler.policy(POLICY_SET, document(6))
+def test_a_tombstone_brings_the_packaged_one_back_and_any_newer_one_may_follow(made: Operator) -> None:
+    made.handler.policy(POLICY_SET, document(7))
+    made.handler.policy_removed("another name")
+    assert in_force(made)[0] == 7
     made.handler.policy_removed(POLICY_SET)
+    assert in_force(made) == (5, "transactional")
+    assert made.handler.policy(POLICY_SET, document(6)) is True
     assert in_force(made)[0] == 6
 
 
