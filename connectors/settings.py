@@ -82,7 +82,7 @@ class GatewaySettings(_Section, frozen=True):
     acknowledge_within: Positive = 5_000
     read_within: Positive = 30_000
     max_body: Positive = 17 * 1024 * 1024
-    events_per_second: Positive = 50_000
+    events_per_second: Annotated[float, Meta(gt=0)] = 50_000
     burst: Positive = 100_000
     linger: Annotated[int, Meta(ge=0, le=100)] = 2
 

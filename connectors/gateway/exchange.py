@@ -32,8 +32,11 @@ def gateway_of(connection: ASGIConnection[Any, Any, Any, Any]) -> Gateway:
     return gateway
 
 
-def authorise(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-    """Guard of every route with a scope: no body is read, and nothing decoded, for a caller without a key."""
+async def authorise(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    """Guard of every route with a scope: no body is read, and nothing decoded, for a caller without a key.
+
+    A coroutine, though it waits for nothing: Litestar runs plain guards in a thread.
+    """
     scope = handler.opt.get("scope")
     if scope is None:
         return

@@ -40,6 +40,7 @@ def gateway(gateway_settings: Settings, tmp_path_factory: pytest.TempPathFactory
     """The session's gateway."""
     directory = tmp_path_factory.mktemp("gateway-process")
     running = Gateway(with_keys_in(gateway_settings, directory), directory)
+    running.wait_until_well()
     yield running
     running.kill()
 

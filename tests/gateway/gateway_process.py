@@ -141,6 +141,11 @@ class Gateway:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         return self.call("POST", "/v1/events", key=key, data=data, headers=headers, **options)
 
+    def wait_until_well(self) -> None:
+        """Until all that it needs answers, and Kafka takes its events."""
+        until(lambda: self.call("GET", "/healthz", key=None).status_code == 200, what="healthy")
+        until(lambda: self.send(event("well")).status_code == 202, what="accepted")
+
     def open(self) -> socket.socket:
         """A bare connection."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=30)

@@ -76,11 +76,6 @@ def beside(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     running.kill()
 
 
-def wait_until_well(gateway: Gateway, fresh: str) -> None:
-    until(lambda: gateway.call("GET", "/healthz", key=None).status_code == 200, what="healthy")
-    until(lambda: gateway.send(event(f"{fresh}-well")).status_code == 202, what="accepted")
-
-
 def timed(call: Any) -> tuple[requests.Response, float]:
     before = time.monotonic()
     answer = call()
@@ -90,7 +85,7 @@ def timed(call: Any) -> tuple[requests.Response, float]:
 def test_while_kafka_is_away_the_answer_is_503_in_bounded_time_and_then_all_is_well(
     beside: Gateway, broker: Broker, fresh: str
 ) -> None:
-    wait_until_well(beside, fresh)
+    beside.wait_until_well()
     broker.freeze()
     try:
         answer, seconds = timed(lambda: beside.send(event(f"{fresh}-1")))
@@ -116,7 +111,7 @@ def test_while_kafka_is_away_the_answer_is_503_in_bounded_time_and_then_all_is_w
         assert seconds < 10
     finally:
         broker.thaw()
-    wait_until_well(beside, fresh)
+    beside.wait_until_well()
     until(lambda: beside.send(event(f"{fresh}-1")).status_code == 202, what="the same id is accepted")
     topics = Topics(broker.settings.kafka, [*EVENTS.values(), CHANGES])
     assert {record.document["id"] for record in topics.with_text(f"{fresh}-1")} == {f"{fresh}-1"}
@@ -126,7 +121,7 @@ def test_while_kafka_is_away_the_answer_is_503_in_bounded_time_and_then_all_is_w
 def test_a_stop_waits_for_what_kafka_has_not_acknowledged(broker: Broker, tmp_path: Path, fresh: str) -> None:
     gateway = Gateway(with_keys_in(broker.settings, tmp_path), tmp_path)
     try:
-        wait_until_well(gateway, fresh)
+        gateway.wait_until_well()
         body = json.dumps(event(fresh)).encode()
         with gateway.open() as connection:
             broker.freeze()
@@ -152,7 +147,7 @@ def test_a_stop_waits_for_what_kafka_has_not_acknowledged(broker: Broker, tmp_pa
 def test_a_stop_is_bounded_while_kafka_is_away(broker: Broker, tmp_path: Path, fresh: str) -> None:
     gateway = Gateway(impatient(broker.settings, tmp_path), tmp_path)
     try:
-        wait_until_well(gateway, fresh)
+        gateway.wait_until_well()
         broker.freeze()
         assert gateway.send(event(fresh)).status_code == 503
         assert gateway.stop(within=30) == 0
@@ -200,7 +195,7 @@ def test_a_start_while_kafka_and_redis_are_away_works_as_soon_as_they_do(broker:
         assert all(word.startswith("unreachable") for word in health.json().values())
         broker.thaw()
         stack.up()
-        wait_until_well(gateway, fresh)
+        gateway.wait_until_well()
         assert gateway.call("GET", f"/v1/users/{fresh}/inbox").status_code == 200
     finally:
         broker.thaw()
@@ -231,8 +226,9 @@ def narrow(gateway_settings: Settings, tmp_path_factory: pytest.TempPathFactory)
     """A gateway with small limits."""
     directory = tmp_path_factory.mktemp("narrow")
     settings = with_keys_in(gateway_settings, directory)
-    limits = replace(settings.gateway, events_per_second=1, burst=5, read_within=500, max_body=4096)
+    limits = replace(settings.gateway, events_per_second=0.2, burst=5, read_within=500, max_body=4096)
     running = Gateway(replace(settings, gateway=limits), directory)
+    running.wait_until_well()
     yield running
     running.kill()
 
@@ -243,9 +239,10 @@ def test_a_source_over_its_limit_is_told_when_to_come_back(narrow: Gateway, fres
     assert (answer.status_code, answer.json()["accepted"]) == (207, 5)
     assert [each.get("reason") for each in answer.json()["results"]] == [None] * 5 + ["rate_limited"] * 3
     assert {each["status"] for each in answer.json()["results"][5:]} == {"unavailable"}
-    assert answer.headers["Retry-After"] == "1"
+    assert 1 <= int(answer.headers["Retry-After"]) <= 5
     answer = narrow.send(shop)
-    assert (answer.status_code, answer.json()["reason"], answer.headers["Retry-After"]) == (429, "rate_limited", "1")
+    assert (answer.status_code, answer.json()["reason"]) == (429, "rate_limited")
+    assert 1 <= int(answer.headers["Retry-After"]) <= 5
     assert narrow.send([shop, shop]).status_code == 429
     assert narrow.send({**shop, "source": f"other-{fresh}"}).status_code == 202
     assert narrow.send({**event(fresh), "source": "shop"}, key=SHOP).status_code == 202
@@ -281,6 +278,7 @@ def test_headers_that_do_not_arrive_are_given_up(narrow: Gateway) -> None:
 
 def test_keys_are_read_again_when_their_file_changes(gateway_settings: Settings, tmp_path: Path, fresh: str) -> None:
     gateway = Gateway(with_keys_in(gateway_settings, tmp_path), tmp_path)
+    gateway.wait_until_well()
 
     def write(text: str) -> None:
         scratch = gateway.keys_file.with_suffix(".new")
