@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -24,6 +25,11 @@ _LOGGING = {
 }
 
 
+def _check_port(host: str, port: int) -> None:
+    """Raise OSError where somebody listens there: granian's socket would share the port, and the requests, with them."""
+    socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+
+
 def main() -> None:
     """Serve until SIGTERM or SIGINT; then take nothing new, answer what was taken, and end."""
     parser = argparse.ArgumentParser(prog="python -m connectors.gateway", description="The HTTP gateway.")
@@ -34,8 +40,11 @@ def main() -> None:
     try:
         settings = load_settings().gateway
         read_keys(ROOT / settings.keys_file)
+        _check_port(settings.host, settings.port)
     except (SettingsError, KeysFileError) as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: cannot listen on {settings.host}:{settings.port}: {error.strerror}; see gateway.port")
     Granian(
         "connectors.gateway.app:application",
         factory=True,

@@ -301,6 +301,28 @@ def test_keys_are_read_again_when_their_file_changes(gateway_settings: Settings,
         gateway.kill()
 
 
+def start(settings: Settings, directory: Path) -> subprocess.CompletedProcess[str]:
+    """A start that is to fail."""
+    write_settings(settings, directory / "gateway.yaml")
+    return subprocess.run(
+        [sys.executable, "-m", "connectors.gateway", "--config", str(directory / "gateway.yaml")],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_a_port_that_is_taken_stops_the_start(gateway: Gateway, gateway_settings: Settings, tmp_path: Path) -> None:
+    settings = with_keys_in(gateway_settings, tmp_path)
+    Path(settings.gateway.keys_file).write_text(json.dumps(KEYS))
+    ended = start(replace(settings, gateway=replace(settings.gateway, port=gateway.port)), tmp_path)
+    assert ended.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{gateway.port}" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -317,15 +339,7 @@ def test_a_keys_file_that_cannot_be_used_stops_the_start(
     settings = with_keys_in(gateway_settings, tmp_path)
     if content is not None:
         Path(settings.gateway.keys_file).write_text(content)
-    write_settings(settings, tmp_path / "gateway.yaml")
-    ended = subprocess.run(
-        [sys.executable, "-m", "connectors.gateway", "--config", str(tmp_path / "gateway.yaml")],
-        check=False,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    ended = start(settings, tmp_path)
     assert ended.returncode == 1
     assert message in ended.stderr
     assert "Traceback" not in ended.stderr
