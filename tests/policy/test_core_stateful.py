@@ -6,6 +6,7 @@ them. The timer is the operator's: one, moved where a decision moves it, never e
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from fractions import Fraction
 
@@ -241,7 +242,7 @@ class Core(RuleBasedStateMachine):
     def decide(self, item: Item) -> Decided:
         """One step of the core, and everything that must be true of it."""
         state, now = self.state, self.now
-        waiting = {key: (held.sequence, held.buckets) for key, held in state.pending.items()}
+        waiting = {key.removesuffix(REST): held.sequence for key, held in state.pending.items()}
         before = self.encoded()
         try:
             out = decide(now, self.rules, state, item)
@@ -282,8 +283,8 @@ class Core(RuleBasedStateMachine):
             assert delivery.expires_at is None or self.now < delivery.expires_at
             assert delivery.provider in PROVIDERS
 
-    def check_order(self, out: Decided, waiting: dict[str, tuple[int, tuple[str, ...]]]) -> None:
-        """No bucket gives more than it has, and what queued at it earlier is served earlier."""
+    def check_order(self, out: Decided, waiting: dict[str, int]) -> None:
+        """No bucket gives more than it has, and what came earlier is served earlier."""
         served: dict[str, list[str]] = defaultdict(list)
         for record in out.decisions:
             if record.outcome != "sent":
@@ -300,13 +301,11 @@ class Core(RuleBasedStateMachine):
                     if rule_now.defer:
                         served[bucket.key].append(record.notification_id)
         for bucket_name, order in served.items():
-            queue = sorted((place, key) for key, (place, buckets) in waiting.items() if bucket_name in buckets)
-            ids = [key.removesuffix(REST) for _, key in queue]
-            places = [ids.index(name) if name in ids else len(ids) for name in order]
+            # In the order of arrival; what arrives now comes last.
+            places = [waiting.get(name, math.inf) for name in order]
             assert places == sorted(places), "served in another order than they came"
-            for place in range(max(places)):
-                held = self.state.pending.get(ids[place]) or self.state.pending.get(ids[place] + REST)
-                assert held is None or bucket_name not in held.buckets, "an earlier one still waits there"
+            for held in self.state.pending.values():
+                assert bucket_name not in held.buckets or held.sequence > max(places), "one that came earlier still waits"
 
     def check_conservation(self) -> None:
         ended, pending = 0, 0
