@@ -241,12 +241,10 @@ class _Step:
                 self.end(notification, "rejected", "unknown_category")
             elif notification.expires_at is not None and now >= notification.expires_at:
                 self.end(notification, "suppressed", "expired")
-            elif item.kind == "deferred":
-                self.judge(notification, category)
-            elif known or category.category_class != "marketing":
-                self.start(notification, category)
-            else:
+            elif item.kind == "parked" and not known and category.category_class == "marketing":
                 self.end(notification, "suppressed", "unknown_user")
+            else:
+                self.start(notification, category)
         state.releasing = None
 
     def judge(self, notification: _Notification, category: CategoryRules) -> None:

@@ -303,6 +303,11 @@ def test_a_timer_that_was_not_the_fired_one_is_moved_and_not_left_behind() -> No
     # A stale one fires beside it: the one that is set stays set.
     made.run(NOW, Input(ADA, TIMER, b"", NOW - 5))
     assert made.timers == {(ADA, NOW + SECOND)}
+    # A stale one fires, and the one that is set is moved in the same bundle: it is not left behind either.
+    made.run(NOW, Input(ADA, TIMER, b"", NOW - 5), made.input(ADA, BACKGROUND, event(3, not_before=NOW + 1)))
+    assert made.timers == {(ADA, NOW + 1)}
+    made.fire(NOW + 1)
+    assert made.timers == {(ADA, NOW + SECOND)}
     made.fire(NOW + SECOND)
     assert made.timers == {(ADA, NOW + HOUR)}
     made.fire(NOW + HOUR)
