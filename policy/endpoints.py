@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from messages.profile import Endpoint, Profile
-from messages.words import Channel, Provider
+from messages.words import PROVIDERS, Channel, Provider
 
 INBOX = "inbox"
 
@@ -15,13 +15,21 @@ def usable(
 
     Every user has an inbox, without registering one, unless the profile suppressed it.
     """
-    found = [endpoint for endpoint in profile.endpoints if endpoint.channel == channel]
-    if not found and channel == "in_app":
-        found = [Endpoint(id=INBOX, provider="inapp", address=user)]
-    if not found:
-        return [], "no_endpoint"
-    alive = [endpoint for endpoint in found if endpoint.suppressed is None]
-    if not alive:
-        return [], "endpoint_suppressed"
-    carried = [endpoint for endpoint in alive if endpoint.provider in providers]
-    return (carried, None) if carried else ([], "no_provider")
+    refusal: str | None = "no_endpoint"
+    carried = []
+    for endpoint in profile.endpoints:
+        if PROVIDERS[endpoint.provider] != channel:
+            continue
+        if endpoint.suppressed is not None:
+            if refusal == "no_endpoint":
+                refusal = "endpoint_suppressed"
+        elif endpoint.provider in providers:
+            carried.append(endpoint)
+        else:
+            refusal = "no_provider"
+    if carried:
+        return carried, None
+    if channel == "in_app" and refusal == "no_endpoint":
+        inbox = Endpoint(id=INBOX, provider="inapp", address=user)
+        return ([inbox], None) if inbox.provider in providers else ([], "no_provider")
+    return [], refusal

@@ -24,7 +24,7 @@ from policy.core import REST, Arrival, Change, Decided, Due, Item, Loaded, decid
 from policy.identity import notification_id
 from policy.policies import Policies, compile_policies
 from policy.profiles import ChangeRefused
-from policy.state import UserState
+from policy.state import Activity, UserState
 from udfs import state as stored
 from udfs.bundle import (
     BACKGROUND,
@@ -189,12 +189,11 @@ class _UserBundle:
 
     def _load(self, poisoned: dict[str, Exception]) -> tuple[UserState, int]:
         slot = self.slot
-        tenant, user = split_user_key(slot.key)
-        state = UserState(tenant, user)
-        if slot.profile is not None:
-            state.profile = stored.decode_profile(slot.profile)
-        if slot.activity is not None:
-            state.activity = stored.decode_activity(slot.activity)
+        state = UserState(
+            *split_user_key(slot.key),
+            None if slot.profile is None else stored.decode_profile(slot.profile),
+            Activity() if slot.activity is None else stored.decode_activity(slot.activity),
+        )
         if slot.pending:
             state.pending = {key: stored.decode_pending(item) for key, item in slot.pending.items()}
             for key in poisoned:
@@ -329,7 +328,7 @@ class _UserBundle:
         self.counts.append(f"rejected;reason={reason}")
 
     def _changes(self, state: UserState, before: int) -> bytes:
-        if any(entry.kind == TIMER and entry.offset == before for entry in self.entries):
+        if before and any(entry.kind == TIMER and entry.offset == before for entry in self.entries):
             before = 0  # it has fired: the same instant must be registered again to fire again
         pending = []
         for key in state.changed_pending:
