@@ -7,6 +7,7 @@ the second replaces the first on the device. (A device stores at most four colla
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -205,9 +206,17 @@ class Fcm:
     classify = staticmethod(classify)
 
     async def send(self, request: FcmRequest) -> Response | Failure:
-        """Send once; where FCM refuses the access token itself, once more with a new one (a 401 is never processed)."""
+        """Send once; where FCM refuses the access token itself, once more with a new one (a 401 is never processed).
+
+        All of it within one request's time: whoever finds the claim later relies on that.
+        """
+        until = self._messages.deadline()
         for last in (False, True):
-            token = await self._source.token()
+            try:
+                async with asyncio.timeout_at(until):
+                    token = await self._source.token()
+            except TimeoutError:
+                return Failure(kind="not_sent", reason="token exchange: time-out")
             if isinstance(token, Failure):
                 return token
             if token != self._token:
@@ -215,7 +224,7 @@ class Fcm:
             headers = [(b"authorization", self._authorization), (b"content-type", b"application/json")]
             if request.traceparent is not None:
                 headers.append((b"traceparent", request.traceparent.encode()))
-            answer = await self._messages.request(b"POST", self._path, headers, request.body)
+            answer = await self._messages.request(b"POST", self._path, headers, request.body, until)
             if last or isinstance(answer, Failure) or answer.status != 401 or classify(answer).scope == "platform":
                 return answer
             self._source.reject(token)

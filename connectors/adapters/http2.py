@@ -395,12 +395,18 @@ class Http2Pool:
         """Now, in milliseconds since the epoch."""
         return int(self._clock() * 1000)
 
-    async def request(self, method: bytes, path: bytes, headers: Headers, body: bytes = b"") -> Response | Failure:
+    def deadline(self) -> float:
+        """The loop's time by which a request that begins now has ended."""
+        return asyncio.get_running_loop().time() + self._timeout
+
+    async def request(
+        self, method: bytes, path: bytes, headers: Headers, body: bytes = b"", until: float | None = None
+    ) -> Response | Failure:
         """Send one request and return its answer, or what is known of it without one; raises only CancelledError.
 
-        ``headers`` have lower-case names and no pseudo-headers.
+        ``headers`` have lower-case names and no pseudo-headers. ``until``: a deadline of the caller's, by the loop's time.
         """
-        until = asyncio.get_running_loop().time() + self._timeout
+        until = self.deadline() if until is None else until
         try:
             async with asyncio.timeout_at(until):
                 connection = await self._acquire()

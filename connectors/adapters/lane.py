@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -171,27 +171,29 @@ class Lane:
             if self._share - self._in_hand >= self._wanted or self._failed is not None:
                 self._places.set()
 
-    def _due(self, now: bool = False) -> list[TopicPartition]:
+    def _due(self) -> list[TopicPartition]:
         """Offsets to commit, once an interval; they count as committed until Kafka says otherwise."""
-        if not now and self._loop.time() < self._commit_at:
+        if self._loop.time() < self._commit_at:
             return []
         self._commit_at = self._loop.time() + self._settings.commit_interval / 1000
-        return self._progress(self._partitions.values())
+        due = [each for each in self._partitions.values() if each.offsets.committable != each.committed]
+        for partition in due:
+            partition.committed = partition.offsets.committable
+        return self._positions(due)
 
     @staticmethod
-    def _progress(partitions: Any) -> list[TopicPartition]:
-        progress = []
-        for partition in partitions:
-            position = partition.offsets.committable
-            if position is not None and position != partition.committed:
-                partition.committed = position
-                progress.append(TopicPartition(partition.topic, partition.number, position))
-        return progress
+    def _positions(partitions: Iterable[Partition]) -> list[TopicPartition]:
+        """What may be committed, also what is thought to be: whether an earlier commit worked may not be known yet."""
+        return [
+            TopicPartition(partition.topic, partition.number, partition.offsets.committable)
+            for partition in partitions
+            if partition.offsets.committable is not None
+        ]
 
     async def _wind_up(self) -> None:
-        await self._end_tasks(list(self._partitions.values()), self._settings.stop_within / 1000)
-        offsets = self._due(now=True)
-        await self._in_thread(self._commit, offsets)
+        partitions = list(self._partitions.values())
+        await self._end_tasks(partitions, self._settings.stop_within / 1000)
+        await self._in_thread(self._commit, self._positions(partitions))
         await self._in_thread(self._consumer.close)
         self._thread.shutdown(wait=False)
 
@@ -215,7 +217,7 @@ class Lane:
         await self._end_tasks(partitions, self._settings.request_timeout / 1000 + 5)
         for key in keys:
             self._partitions.pop(key, None)
-        return self._progress(partitions)
+        return self._positions(partitions)
 
     def _take_over(self, given: list[TopicPartition]) -> None:
         for each in given:
@@ -275,13 +277,15 @@ class Lane:
         return False
 
     def _commit(self, offsets: list[TopicPartition]) -> None:
-        if not offsets:
-            return
-        try:
-            self._consumer.commit(offsets=offsets, asynchronous=False)
-        except KafkaException as error:
-            # What is not committed is read again, and found accepted.
-            self._journal.trouble("commit_failed", lane=self.name, code=error.args[0].name())
+        """Commit and wait for it; what cannot be committed is read again, and found accepted."""
+        for last in (False, False, True) if offsets else ():
+            try:
+                self._consumer.commit(offsets=offsets, asynchronous=False)
+                return
+            except KafkaException as error:
+                self._journal.trouble("commit_failed", lane=self.name, code=error.args[0].name())
+                if not last:
+                    time.sleep(_POLL)
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         consumer.incremental_assign(partitions)

@@ -3,11 +3,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from connectors.settings import KafkaSettings
 from tests.adapters.harness import FcmEmulator, Line
 from tests.conftest import RedisServer
+
+# An example's time says nothing on a machine that others use too.
+hypothesis.settings.register_profile("adapters", deadline=None)
+hypothesis.settings.load_profile("adapters")
 
 
 @pytest.fixture(scope="session")

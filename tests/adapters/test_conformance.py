@@ -236,6 +236,8 @@ def test_a_restart_of_the_broker_loses_and_doubles_nothing(line: Line, kafka: An
 
 def test_two_workers_share_and_hand_over_without_a_repeat(line: Line) -> None:
     """A second worker joins in the middle, then the first leaves: partitions move twice."""
+    # Long, so that a worker that a busy machine holds up is not taken for dead: this is about orderly moves.
+    line.adapters = replace(line.adapters, session_timeout=30_000)
     line.slow(100)
     first = line.worker()
     items = [line.delivery(lane="background") for _ in range(3_000)]
@@ -247,7 +249,7 @@ def test_two_workers_share_and_hand_over_without_a_repeat(line: Line) -> None:
     assert first.terminate() == 0
     ended = line.all_ended(item.id for item in items)
     assert {outcomes[0].status for outcomes in ended.values()} == {"accepted"}
-    assert {len(outcomes) for outcomes in ended.values()} == {1}
+    assert {len(outcomes) for outcomes in ended.values()} == {1}, line.logs()
     assert line.received() == Counter({item.id: 1 for item in items})
 
 
