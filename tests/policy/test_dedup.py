@@ -50,6 +50,13 @@ def test_whatever_the_clock_does_nothing_unseen_is_called_seen(arrivals: list[tu
     assert unexplained == 0 or forgotten_in_all or any(step < 0 for _, step, _ in arrivals)
 
 
+def test_seen_again_after_the_window_it_is_the_youngest_also_where_the_clock_left_it_in_the_middle() -> None:
+    identities = {1: 1_000, 2: 500, 3: 520}  # the clock went back after 1
+    for identity in (2, 4, 5):
+        assert seen_before(identities, identity, 605, 605, WINDOW, 3)[0] is False
+    assert list(identities) == [2, 4, 5]
+
+
 def test_the_window_is_closed_at_its_end() -> None:
     identities = {7: 1_000}
     assert seen_before(identities, 7, 1_000 + WINDOW, 1_000 + WINDOW, WINDOW, 10) == (True, 0)

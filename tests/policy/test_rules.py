@@ -239,6 +239,20 @@ def test_what_waits_on_one_channel_is_a_child_of_what_was_sent_on_another() -> N
     assert [d.channel for d in out.deliveries] == ["push"]
 
 
+def test_of_two_channels_that_wait_each_goes_when_its_own_token_is_there() -> None:
+    rules = policies(news=category(channels=("push", "in_app"), throttle=throttle(1, "1m", burst=1)))
+    state = user()
+    decide(NOW, rules, state, arrival(event(1, channels=["push"])))
+    decide(NOW + SECOND, rules, state, arrival(event(2, channels=["in_app"])))
+    waiting = only(decide(NOW + 2 * SECOND, rules, state, arrival(event(3))))
+    assert (waiting.outcome, waiting.child, waiting.release_at) == ("deferred", False, NOW + MINUTE)
+    first, rest = fire(rules, state).decisions
+    assert (first.outcome, first.child, first.step, first.channels["push"]) == ("sent", False, 1, "sent")
+    assert (rest.outcome, rest.child, rest.step, rest.release_at) == ("deferred", True, 1, NOW + MINUTE + SECOND)
+    last = only(fire(rules, state))
+    assert (last.outcome, last.child, last.step, last.channels) == ("sent", True, 2, {"in_app": "sent"})
+
+
 def test_a_child_goes_only_to_channels_that_its_category_still_has() -> None:
     rules = policies(news=category(channels=("push", "in_app"), throttle=throttle(1, "1m", burst=1)))
     state = user()
