@@ -54,14 +54,13 @@ async def send_events(request: Request[Any, Any, Any]) -> Response[bytes]:
     gateway, caller = gateway_of(request), caller_of(request)
     media_type, body = await body_of(request, (JSON, EVENT, BATCH))
     trace = usable_traceparent(request.headers.get("traceparent"))
-    array = body[:64].lstrip()[:1] == b"["
+    array = body.lstrip(b" \t\r\n")[:1] == b"["
     if array and media_type == EVENT:
         raise Refusal("invalid_request", f"one event is an object; a batch has the type `{BATCH}`", "$")
     if array or media_type == BATCH:
         return await _send_batch(gateway, caller, body, trace)
     try:
-        admitted = admit(body, caller, trace)
-        charge(gateway, caller, admitted.source)
+        admitted = _admit(gateway, caller, body, trace)
     except Refusal as refusal:
         return answer(refusal.result(None), refusal.status, refusal.retry_after)
     failed = _first_failure(await gateway.publisher.publish(admitted.records))
@@ -69,6 +68,16 @@ async def send_events(request: Request[Any, Any, Any]) -> Response[bytes]:
         return answer(Result(id=admitted.id, status="accepted"), 202)
     lost = Refusal(failed, f"{LOST[failed]}: send it again with the same id", id=admitted.id)
     return answer(lost.result(None), lost.status, RETRY_AFTER)
+
+
+def _admit(gateway: Gateway, caller: ApiKey, raw: bytes, trace: str | None) -> Admitted:
+    admitted = admit(raw, caller, trace)
+    try:
+        charge(gateway, caller, admitted.source)
+    except Refusal as refusal:
+        refusal.id = admitted.id
+        raise
+    return admitted
 
 
 async def _send_batch(gateway: Gateway, caller: ApiKey, body: bytes, trace: str | None) -> Response[bytes]:
@@ -90,8 +99,7 @@ async def _send_batch(gateway: Gateway, caller: ApiKey, body: bytes, trace: str 
             # A large batch must not hold up everybody else's single event.
             await asyncio.sleep(0)
         try:
-            admitted = admit(bytes(item), caller, trace)
-            charge(gateway, caller, admitted.source)
+            admitted = _admit(gateway, caller, bytes(item), trace)
         except Refusal as refusal:
             result = refusal.result(index)
             if result.path is not None:

@@ -300,6 +300,10 @@ def test_a_batch_of_a_thousand_is_accepted_and_one_more_is_not(gateway: Gateway,
     assert (answer.status_code, answer.json()["reason"]) == (413, "too_large")
 
 
+def test_white_space_before_a_batch_is_no_matter(gateway: Gateway, fresh: str) -> None:
+    assert gateway.send(b" \r\n\t" * 100 + json.dumps([event(fresh)]).encode()).status_code == 202
+
+
 def test_an_empty_batch_is_refused(gateway: Gateway) -> None:
     assert gateway.send([]).status_code == 400
 

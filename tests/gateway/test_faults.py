@@ -239,9 +239,10 @@ def test_a_source_over_its_limit_is_told_when_to_come_back(narrow: Gateway, fres
     assert (answer.status_code, answer.json()["accepted"]) == (207, 5)
     assert [each.get("reason") for each in answer.json()["results"]] == [None] * 5 + ["rate_limited"] * 3
     assert {each["status"] for each in answer.json()["results"][5:]} == {"unavailable"}
+    assert [each["id"] for each in answer.json()["results"]] == [f"{fresh}-{number}" for number in range(8)]
     assert 1 <= int(answer.headers["Retry-After"]) <= 5
     answer = narrow.send(shop)
-    assert (answer.status_code, answer.json()["reason"]) == (429, "rate_limited")
+    assert (answer.status_code, answer.json()["reason"], answer.json()["id"]) == (429, "rate_limited", fresh)
     assert 1 <= int(answer.headers["Retry-After"]) <= 5
     assert narrow.send([shop, shop]).status_code == 429
     assert narrow.send({**shop, "source": f"other-{fresh}"}).status_code == 202
