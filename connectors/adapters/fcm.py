@@ -212,11 +212,13 @@ class Fcm:
         """
         until = self._messages.deadline()
         for last in (False, True):
-            try:
-                async with asyncio.timeout_at(until):
-                    token = await self._source.token()
-            except TimeoutError:
-                return Failure(kind="not_sent", reason="token exchange: time-out")
+            token: str | Failure | None = self._source.cached()
+            if token is None:
+                try:
+                    async with asyncio.timeout_at(until):
+                        token = await self._source.token()
+                except TimeoutError:
+                    return Failure(kind="not_sent", reason="token exchange: time-out")
             if isinstance(token, Failure):
                 return token
             if token != self._token:

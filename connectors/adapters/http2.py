@@ -407,13 +407,15 @@ class Http2Pool:
         ``headers`` have lower-case names and no pseudo-headers. ``until``: a deadline of the caller's, by the loop's time.
         """
         until = self.deadline() if until is None else until
-        try:
-            async with asyncio.timeout_at(until):
-                connection = await self._acquire()
-        except TimeoutError:
-            return Failure(kind="not_sent", reason="no connection in time")
-        except OSError as error:
-            return Failure(kind="not_sent", reason=f"no connection: {error}")
+        connection = self._reserve()
+        if connection is None:
+            try:
+                async with asyncio.timeout_at(until):
+                    connection = await self._acquire()
+            except TimeoutError:
+                return Failure(kind="not_sent", reason="no connection in time")
+            except OSError as error:
+                return Failure(kind="not_sent", reason=f"no connection: {error}")
         pseudo = [(b":method", method), (b":scheme", b"https"), (b":authority", self.authority), (b":path", path)]
         if body:
             headers = [*headers, (b"content-length", str(len(body)).encode())]
@@ -452,24 +454,28 @@ class Http2Pool:
                 waiter.set_result(None)
                 return
 
+    def _reserve(self) -> _Connection | None:
+        """The least busy connection with room for one more, reserved; None where there is none at the moment."""
+        stale = asyncio.get_running_loop().time() - self._idle
+        best: _Connection | None = None
+        for connection in list(self._connections):
+            if connection.idle_since(stale):
+                self._connections.remove(connection)
+                connection.retire()
+            elif connection.room > 0 and (best is None or connection.load < best.load):
+                best = connection
+        if best is not None:
+            best.reserved += 1
+        return best
+
     async def _acquire(self) -> _Connection:
-        """A connection with room for one more, reserved. OSError where none can be made."""
+        """Wait for a connection with room for one more, reserved. OSError where none can be made."""
         loop = asyncio.get_running_loop()
         while True:
             if self._closed:
                 raise ConnectionError("closed")
-            stale = loop.time() - self._idle
-            for idle in [connection for connection in self._connections if connection.idle_since(stale)]:
-                self._connections.remove(idle)
-                idle.retire()
-            best = min(
-                (connection for connection in self._connections if connection.room > 0),
-                key=lambda connection: connection.load,
-                default=None,
-            )
-            if best is not None:
-                best.reserved += 1
-                return best
+            if (connection := self._reserve()) is not None:
+                return connection
             if not self._grow():
                 raise ConnectionError(self._failed_with)
             waiter: asyncio.Future[None] = loop.create_future()

@@ -101,14 +101,19 @@ class TokenSource:
         self._expires_at = 0.0
         self._exchange: asyncio.Task[str | Failure] | None = None
 
+    def cached(self) -> str | None:
+        """A token that has not expired, if there is one; late in its life a new one is begun to be fetched."""
+        now = self._clock()
+        if self._token is None or now >= self._expires_at:
+            return None
+        if now >= self._renew_at:
+            self._begin()
+        return self._token
+
     async def token(self) -> str | Failure:
         """A token that has not expired, or why there is none."""
-        now = self._clock()
-        if self._token is not None and now < self._expires_at:
-            if now >= self._renew_at:
-                self._begin()
-            return self._token
-        return await asyncio.shield(self._begin())
+        cached = self.cached()
+        return cached if cached is not None else await asyncio.shield(self._begin())
 
     def reject(self, token: str) -> None:
         """The provider refused this token: do not hand it out again."""
