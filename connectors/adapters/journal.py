@@ -33,8 +33,27 @@ class _Lines(logging.Formatter):
         return _encode(line).decode()
 
 
+class _Rarely(logging.Filter):
+    """Lets one line of each kind through in ``quiet`` seconds; the kind is librdkafka's facility, the first word."""
+
+    def __init__(self, quiet: float) -> None:
+        super().__init__()
+        self._quiet = quiet
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = record.getMessage().partition(" ")[0]
+        if record.created - self._said.get(kind, 0.0) < self._quiet:
+            return False
+        self._said[kind] = record.created
+        return True
+
+
 class Journal:
-    """The lines and counts of one worker. ``quiet`` is how long (s) a repeated trouble is only counted."""
+    """The lines and counts of one worker. ``quiet`` is how long (s) a repeated trouble is only counted.
+
+    ``client_logger`` is for the Kafka clients' own messages.
+    """
 
     def __init__(self, worker: str, quiet: float = 5.0) -> None:
         handler = logging.StreamHandler(sys.stderr)
@@ -43,6 +62,8 @@ class Journal:
         self.logger.handlers = [handler]
         self.logger.setLevel(logging.INFO)
         self.logger.propagate = False
+        self.client_logger = logging.getLogger(f"{_LOGGER}.kafka")
+        self.client_logger.filters = [_Rarely(quiet)]
         self.counts: Counter[str] = Counter()
         self._quiet = quiet
         self._said: dict[str, tuple[float, int]] = {}

@@ -87,7 +87,7 @@ class Lane:
                 "error_cb": lambda error: journal.trouble("kafka", code=error.name()),
                 "on_commit": self._on_commit,
             },
-            logger=journal.logger,
+            logger=journal.client_logger,
         )
 
     @property

@@ -61,7 +61,7 @@ class Reports:
                 "message.max.bytes": _MAX_RECORD,
                 "error_cb": lambda error: journal.trouble("kafka", code=error.name()),
             },
-            logger=journal.logger,
+            logger=journal.client_logger,
         )
 
     async def outcome(self, outcome: Outcome) -> None:
