@@ -152,6 +152,21 @@ def test_a_replay_from_any_earlier_place_changes_nothing(log: list[ProfileChange
         assert change_profile(NOW + 99, profile, log[offset], (3, offset)) is None
 
 
+def test_a_replay_is_known_by_its_position_long_after_its_id_was_forgotten() -> None:
+    log = [add_endpoint(number, address=f"a{number}") for number in range(3 * REMEMBERED_COMMANDS)]
+    profile = None
+    for offset, change in enumerate(log):
+        profile = change_profile(NOW, profile, change, (3, offset))
+    for offset, change in enumerate(log):
+        assert change_profile(NOW, profile, change, (3, offset)) is None
+
+
+def test_positions_of_another_partition_say_nothing() -> None:
+    """A topic that was made anew, with another number of partitions, starts from small offsets again."""
+    profile = change_profile(NOW, None, add_endpoint(1), (0, 100))
+    assert change_profile(NOW, profile, add_endpoint(2), (1, 5)) is not None
+
+
 @given(st.lists(commands, min_size=1, max_size=20), st.data())
 def test_a_producers_repeat_of_a_recent_command_changes_nothing(log: list[ProfileChange], data: st.DataObject) -> None:
     """The same command id at a new position, whatever came between, as long as its id is remembered."""

@@ -230,6 +230,21 @@ def test_an_item_parked_and_released_in_one_bundle_on_which_the_core_fails() -> 
     assert EVE in made.profile
 
 
+def test_a_failing_arrival_over_a_stored_item_that_fails_too() -> None:
+    """Nothing of the user is decided at all, and still what is stored agrees with itself."""
+    made = operator(ADA)
+    made.run(NOW, made.input(ADA, BACKGROUND, event(1, not_before=NOW + SECOND)))
+    with failing((1, ADA), (2, ADA)):
+        answer = made.run(NOW + SECOND, made.input(ADA, BACKGROUND, event(2)))
+    assert {(record.event_id, record.reason) for record in answer.decisions()} == {
+        ("event-1", "internal_error"),
+        ("event-2", "internal_error"),
+    }
+    assert made.pending[ADA] == {}
+    made.fire(NOW + SECOND)
+    assert made.timers == set()
+
+
 def test_a_bundle_of_nothing_but_failures() -> None:
     made = operator(ADA)
     with failing(*((number, ADA) for number in range(64))):
