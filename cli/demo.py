@@ -391,6 +391,8 @@ class _OneTimeCodes:
                 user = user_name(self.sent * 7919 % self._users)
                 code = event(f"code-{run}-{self.sent}", [user], "one_time_code", datetime.now(UTC), priority="urgent")
                 answer = session.post(self._url, data=code, timeout=30)
+                if answer.status_code == 503 and not self._ended.is_set():
+                    continue  # Kafka has not acknowledged: the same event again is harmless
                 if answer.status_code != 202:
                     raise RuntimeError(f"{answer.status_code} {answer.text[:200]}")
                 self.sent += 1
