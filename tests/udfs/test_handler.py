@@ -230,6 +230,24 @@ def test_an_item_parked_and_released_in_one_bundle_on_which_the_core_fails() -> 
     assert EVE in made.profile
 
 
+def test_a_stored_item_that_fails_and_arrives_again_in_the_same_bundle() -> None:
+    """Its identity was forgotten, so it is parked anew under the same id; that one fails as an arrival."""
+    made = Operator(Policy(version=1, bounds=Bounds(identities=1), categories={"news": category(channels=("in_app",))}))
+    made.run(NOW, made.input(EVE, BACKGROUND, event(1)))
+    ((_, at),) = made.timers
+    with failing((1, EVE)):
+        answer = made.run(
+            at,
+            Input(EVE, TIMER, b"", at),
+            made.input(EVE, BACKGROUND, event(2)),
+            made.input(EVE, BACKGROUND, event(1)),
+            made.input(EVE, CHANGE, add_endpoint(1)),
+        )
+    assert [(r.reason, r.step) for r in chain([answer], "event-1")] == [("internal_error", 0), ("internal_error", 1)]
+    assert [d.event_id for d in answer.deliveries()] == ["event-2"]
+    assert made.pending[EVE] == {}
+
+
 def test_a_failing_arrival_over_a_stored_item_that_fails_too() -> None:
     """Nothing of the user is decided at all, and still what is stored agrees with itself."""
     made = operator(ADA)
