@@ -243,14 +243,15 @@ class Worker:
             return held, False
         released = await self._change(held, state="released")
         while self.gate.closed and not self._expired(delivery):
-            if self.gate.probe():
+            # First the pause: whoever has just tried would else be the next to try, for ever.
+            await self._pause(partition, self._random.randint(_LOOK_AGAIN // 2, _LOOK_AGAIN))
+            if self.gate.closed and self.gate.probe():
                 try:
                     await self._pause(partition, self._backoff(self.gate.refusals))
                     return await self._change(released, state="sending"), True
                 except BaseException:
                     self.gate.leave()
                     raise
-            await self._pause(partition, self._random.randint(_LOOK_AGAIN // 2, _LOOK_AGAIN))
         return await self._change(released, state="sending"), False
 
     def _backoff(self, attempt: int, retry_after: int | None = None) -> int:
