@@ -193,8 +193,8 @@ class Reader:
                 self._take(message)
             # The position passes transaction markers and aborted records, which are never handed out.
             for position in self._consumer.position([TopicPartition(*place) for place in left]):
-                if position.offset >= 0:
-                    self._next[position.topic, position.partition] = position.offset
+                place = position.topic, position.partition
+                self._next[place] = max(self._next[place], position.offset)
             left = {place for place in left if self._next[place] < ends[place]}
             if left and time.monotonic() > deadline:
                 raise TimeoutError(f"the end of {sorted(left)} was not reached: is a transaction open?")
@@ -208,8 +208,13 @@ class Reader:
         error = message.error()
         if error is not None:
             raise KafkaException(error)
+        place, offset = (message.topic() or "", message.partition() or 0), message.offset() or 0
+        if offset < self._next[place]:
+            return
+        # At once: a failure on a later record of the batch must not have this one taken again.
+        self._next[place] = offset + 1
         value = message.value() or b""
-        topic = (message.topic() or "").removeprefix(self._prefix)
+        topic = place[0].removeprefix(self._prefix)
         if topic == COUNTS:
             self.ledger.count(value)
         elif topic == DECISIONS:
