@@ -1,6 +1,7 @@
 """The machine's bound: the graph of notification_fanout with decide replaced by a JVM function that copies.
 
-It shares sources, expansion, keyBy, routing and sinks; every record becomes one record on ``decisions``.
+It shares sources, expansion, keyBy, routing and sinks; every record becomes one on ``decisions`` and one delivery, as a
+plain send does.
 ``flink run -pym benchmarks.passthrough`` with the flags of the job.
 """
 
@@ -12,16 +13,17 @@ from typing import Any
 from jobs import notification_fanout
 from jobs.flink import constant, runtime, union
 from messages.policy import Policy
-from messages.topics import DECISIONS
+from messages.topics import DECISIONS, DELIVERIES
 
 
 class PassThroughGraph(notification_fanout.Graph):
     """The graph without Python."""
 
     def decide(self, inputs: list[Any], policy: Policy) -> Any:
-        """Copy each keyed row to ``decisions``; policies are read and dropped, to cost what they cost the job."""
+        """Copy each keyed row to both topics; policies are read and dropped, to cost what they cost the job."""
         keyed = union(*inputs).keyBy(runtime("KeyedRow$ByKey"), constant("KeyedRow", "TYPE").getTypeAt(0))
-        return keyed.process(runtime("PassThrough", DECISIONS)).name("pass through").uid("pass through")
+        both = f"{DECISIONS};{DELIVERIES['fcm', 'background']}"
+        return keyed.process(runtime("PassThrough", both)).name("pass through").uid("pass through")
 
 
 if __name__ == "__main__":

@@ -195,10 +195,11 @@ class JobControl:
         return has_records(self._settings.kafka, PROFILES)
 
     def _check_slots(self, parallelism: int) -> None:
-        slots = self._settings.stack.taskmanagers
-        if parallelism > slots:
+        wanted = max(parallelism, self._settings.job.background_source_parallelism)
+        slots = self._settings.stack.taskmanagers * self._settings.stack.slots
+        if wanted > slots:
             raise JobError(
-                f"parallelism {parallelism} needs as many slots; the stack has {slots}, one a TaskManager: "
+                f"parallelism {wanted} needs as many slots; the stack has {slots}: "
                 "raise stack.taskmanagers in the settings, or choose less"
             )
 

@@ -61,8 +61,8 @@ class JobSettings(_Section, frozen=True):
     background_source_parallelism: Annotated[int, Meta(ge=0)] = 0
     providers: list[str] = msgspec.field(default_factory=lambda: ["fcm", "inapp"])
     policies: str = "flink-conf/policies"
-    bundle_items: Positive = 64
-    bundle_millis: Positive = 5
+    bundle_items: Positive = 128
+    bundle_millis: Positive = 10
     checkpoint_interval: Positive = 10_000
     group: str = "notification_fanout"
 
@@ -139,11 +139,13 @@ class ViewSettings(_Section, frozen=True):
 class StackSettings(_Section, frozen=True):
     """The local stack: its directory and the ports that no other section names.
 
-    ``metrics_port`` is the JobManager's; the TaskManagers have the ones after it.
+    ``metrics_port`` is the JobManager's; the TaskManagers have the ones after it. ``slots`` is a number a TaskManager:
+    they share one Python interpreter, so more than one serves sources of a higher parallelism only.
     """
 
     directory: str = "var/stack"
     taskmanagers: Positive = 2
+    slots: Positive = 1
     kafka_controller_port: Port = 9093
     flink_rpc_port: Port = 6123
     metrics_port: Port = 9249

@@ -50,6 +50,13 @@ SINK_PROPERTIES = {
     # The broker allows 15 minutes; Flink's default asks for more.
     "transaction.timeout.ms": "600000",
 }
+# Nobody sees a record before its checkpoint: it may as well wait for company. The broker and the producer do their work by
+# the batch.
+EXACTLY_ONCE = {"linger.ms": "100", "batch.size": "131072"}
+URGENT = {"linger.ms": "1"}
+
+PATIENT = 50
+"""Milliseconds that a network buffer of the background may wait to be filled; those of the urgent lane wait for 5."""
 
 
 def configuration(job: JobSettings) -> Configuration:
@@ -111,6 +118,8 @@ class Graph:
         name = f"expand {EVENTS[lane]}"
         kind = constant("KeyedRow", lane.upper())
         expanded = records.process(runtime("ExpandRecipients", kind)).name(name).uid(name)
+        if lane == "background":
+            expanded.setBufferTimeout(PATIENT)
         return expanded.setParallelism(records.getParallelism())
 
     def commands(self, topic: str) -> Any:
@@ -151,9 +160,8 @@ class Graph:
             .setRecordSerializer(runtime("RecordWriter", self._kafka.prefix))
             .setDeliveryGuarantee(guarantee.EXACTLY_ONCE if exactly_once else guarantee.AT_LEAST_ONCE)
             .setTransactionalIdPrefix(f"{self._kafka.prefix}{NAME}-{name.replace(' ', '-')}")
-            .setProperty("linger.ms", "20" if exactly_once else "1")
         )
-        for key, value in SINK_PROPERTIES.items():
+        for key, value in (SINK_PROPERTIES | (EXACTLY_ONCE if exactly_once else URGENT)).items():
             builder.setProperty(key, value)
         rows.sinkTo(builder.build()).name(name).uid(f"write {name}")
 
@@ -178,6 +186,7 @@ def build(graph: Graph, providers: list[str], policy: Policy, inputs: tuple[str,
     sinks = exactly_once_sinks(providers)
     urgent = {DELIVERIES[provider, "urgent"]: URGENT_SINK for provider in providers}
     decided = graph.route(graph.decide(keyed, policy), urgent | dict.fromkeys(sinks, OUTPUTS), "route urgent")
+    decided.setBufferTimeout(PATIENT)  # the urgent sink is in the same task
     graph.write(decided.getSideOutput(side_output(URGENT_SINK)), URGENT_SINK, exactly_once=False)
     # A task of their own: at a checkpoint each sink waits for the broker, and the urgent lane need not wait with them.
     beside = [stream.getSideOutput(side_output(topic)) for stream in keyed for topic in (COUNTS, REJECTED)]

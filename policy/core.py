@@ -68,6 +68,10 @@ class Due(msgspec.Struct):
 Item = Arrival | Change | Loaded | Due
 
 
+BOUNDS: Final = ("identities", "buckets", "pending")
+"""The names under which ``bounds_hit`` counts."""
+
+
 class Decided(msgspec.Struct):
     """What came of an item, in order. ``bounds_hit`` counts, by bound, what was forgotten or ended because of it."""
 
@@ -86,7 +90,7 @@ def decide(now: int, policies: Policies, state: UserState, item: Item) -> Decide
     The next timer is ``state.activity.due`` (0: none), always later than ``now``. Raises ChangeRefused where a command
     cannot be applied; the state is then unchanged.
     """
-    step = _Step(now, policies, state)
+    step = _Step(now, policies, state, Decided())
     match item:
         case Arrival():
             # A timer may be late: what is due goes first, and no stream of arrivals can keep moving its timer away.
@@ -108,76 +112,60 @@ def decide(now: int, policies: Policies, state: UserState, item: Item) -> Decide
     return step.out
 
 
-class _Notification:
+class _Notification(msgspec.Struct):
     """One event for one user on its way through the rules; ``step`` counts its decisions, ``channels`` limits a child."""
 
-    __slots__ = (
-        "arrived_at",
-        "category",
-        "channels",
-        "child",
-        "event",
-        "expires_at",
-        "id",
-        "lane",
-        "origin",
-        "payload",
-        "sequence",
-        "step",
-    )
-
-    def __init__(self, identity: str, event: Event, category: CategoryRules | None, item: Arrival | Pending) -> None:
-        self.id = identity
-        self.event = event
-        self.category = category
-        self.lane = item.lane
-        self.origin = item.origin
-        self.arrived_at = item.arrived_at
-        self.payload = item.payload
-        self.expires_at = expiry_of(event)
-        self.step = 0
-        self.child = False
-        self.channels: tuple[Channel, ...] | None = None
-        self.sequence: int | None = None
-        if isinstance(item, Pending):
-            self.step = item.step + 1
-            self.child = item.child
-            self.channels = item.channels
-            self.sequence = item.sequence
+    id: str
+    event: Event
+    category: CategoryRules | None
+    lane: Lane
+    origin: str
+    arrived_at: int
+    payload: bytes
+    expires_at: int | None
+    step: int = 0
+    child: bool = False
+    channels: tuple[Channel, ...] | None = None
+    sequence: int | None = None
 
 
-class _Verdicts:
-    """What the rules said of each channel."""
+class _Verdicts(msgspec.Struct):
+    """What the rules said of each channel.
 
-    __slots__ = ("buckets", "going", "scopes", "waiting", "words")
+    ``waiting``: channel → (release, bucket) of what has to wait for a token. ``buckets``: bucket → (state now, rule,
+    channel), for every channel that the throttle judged.
+    """
 
-    def __init__(self) -> None:
-        self.words: dict[str, str] = {}
-        self.scopes: dict[str, str] = {}
-        self.going: list[tuple[Channel, list[Endpoint]]] = []
-        # channel → (release, bucket) of what has to wait for a token
-        self.waiting: dict[Channel, tuple[int, str]] = {}
-        # bucket → (state now, rule), for every channel that the throttle judged
-        self.buckets: dict[str, tuple[BucketState, Limit]] = {}
+    words: dict[str, str] = {}
+    scopes: dict[str, str] = {}
+    going: list[tuple[Channel, list[Endpoint]]] = []
+    waiting: dict[Channel, tuple[int, str]] = {}
+    buckets: dict[str, tuple[BucketState, Limit, Channel]] = {}
 
 
-class _Step:
+class _Step(msgspec.Struct):
     """The decisions on one item: everything they need, and what comes out."""
 
-    __slots__ = ("now", "out", "policies", "state")
-
-    def __init__(self, now: int, policies: Policies, state: UserState) -> None:
-        self.now = now
-        self.policies = policies
-        self.state = state
-        self.out = Decided()
+    now: int
+    policies: Policies
+    state: UserState
+    out: Decided
 
     def arrive(self, arrival: Arrival) -> None:
         """Rules 1 to 6, then the others."""
         event, now, state, policies = arrival.event, self.now, self.state, self.policies
         identity = notification_id(state.tenant, event.source, event.id, state.user)
         category = policies.categories.get(event.data.category)
-        notification = _Notification(identity, event, category, arrival)
+        notification = _Notification(
+            identity,
+            event,
+            category,
+            arrival.lane,
+            arrival.origin,
+            arrival.arrived_at,
+            arrival.payload,
+            expiry_of(event),
+        )
         if category is None:
             return self.end(notification, "rejected", "unknown_category")
         if notification.expires_at is not None and now >= notification.expires_at:
@@ -236,7 +224,20 @@ class _Step:
                 item.lane = "background"
             event = decode_event(item.payload)
             category = self.policies.categories.get(event.data.category)
-            notification = _Notification(key.removesuffix(REST), event, category, item)
+            notification = _Notification(
+                key.removesuffix(REST),
+                event,
+                category,
+                item.lane,
+                item.origin,
+                item.arrived_at,
+                item.payload,
+                expiry_of(event),
+                item.step + 1,
+                item.child,
+                item.channels,
+                item.sequence,
+            )
             if category is None:
                 self.end(notification, "rejected", "unknown_category")
             elif notification.expires_at is not None and now >= notification.expires_at:
@@ -294,7 +295,7 @@ class _Step:
         key = notification.event.data.throttle_key
         name = f"{notification.event.data.category}/{channel}" if key is None else f"key:{key}/{channel}"
         bucket = refill(self.state.activity.buckets.get(name), rule, self.now)
-        verdicts.buckets[name] = bucket, rule
+        verdicts.buckets[name] = bucket, rule, channel
         if not self.state.pending:
             wait = wait_for_token(bucket, rule, 0)
         else:
@@ -362,8 +363,8 @@ class _Step:
     def charge(self, verdicts: _Verdicts) -> None:
         """Take a token for every channel that goes out."""
         buckets = self.state.activity.buckets
-        for name, (bucket, rule) in verdicts.buckets.items():
-            if verdicts.words[name.rpartition("/")[2]] == SENT:
+        for name, (bucket, rule, channel) in verdicts.buckets.items():
+            if verdicts.words[channel] == SENT:
                 buckets[name] = BucketState(bucket.level - rule.period, bucket.at, bucket.period)
         forgotten = forget_past(buckets, self.policies.bounds.buckets)
         if forgotten:
@@ -455,7 +456,7 @@ class _Step:
                         period=rule.period,
                         burst=rule.burst,
                     )
-                    for name, (bucket, rule) in verdicts.buckets.items()
+                    for name, (bucket, rule, _) in verdicts.buckets.items()
                 ]
         self.out.decisions.append(record)
         return record

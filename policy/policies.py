@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from messages.policy import Bounds, Policy, Throttle, duration
+from messages.profile import ANY
 from messages.words import CategoryClass, Channel, Provider
 
 
@@ -18,13 +19,17 @@ class Limit(msgspec.Struct, frozen=True):
 
 
 class CategoryRules(msgspec.Struct, frozen=True):
-    """One category, compiled. ``overrides_opt_out``: critical and required categories ignore opt-outs."""
+    """One category, compiled. ``overrides_opt_out``: critical and required categories ignore opt-outs.
+
+    ``scopes``: for each channel the preferences that concern it, the most specific one first.
+    """
 
     name: str
     category_class: CategoryClass
     channels: tuple[Channel, ...]
     max_age: int
     overrides_opt_out: bool
+    scopes: dict[Channel, tuple[str, ...]]
     default_allow: bool
     throttle: Limit | None
 
@@ -46,6 +51,10 @@ def _limit(throttle: Throttle | None) -> Limit | None:
     return Limit(throttle.limit, duration(throttle.period), throttle.burst or throttle.limit, throttle.action == "defer")
 
 
+def _scopes(category: str, channel: Channel) -> tuple[str, ...]:
+    return f"{category}/{channel}", f"{category}/{ANY}", f"{ANY}/{channel}", f"{ANY}/{ANY}"
+
+
 def compile_policies(document: Policy, providers: frozenset[Provider]) -> Policies:
     """Compile a validated document."""
     categories = {}
@@ -56,6 +65,7 @@ def compile_policies(document: Policy, providers: frozenset[Provider]) -> Polici
             channels=tuple(dict.fromkeys(category.channels)),
             max_age=duration(category.max_age),
             overrides_opt_out=category.category_class == "critical" or category.required,
+            scopes={channel: _scopes(name, channel) for channel in category.channels},
             default_allow=category.default == "allow",
             throttle=_limit(category.throttle),
         )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from messages.profile import ANY
+from messages.words import Channel
 from policy.policies import CategoryRules
 
 REQUIRED = "required"
 DEFAULT = "default"
 
 
-def resolve(preferences: dict[str, bool], category: CategoryRules, channel: str) -> tuple[bool, str]:
+def resolve(preferences: dict[str, bool], category: CategoryRules, channel: Channel) -> tuple[bool, str]:
     """(allowed, scope): a user's deny at any scope wins, then an allow at any scope, then the category's default.
 
     The scope is ``category/channel`` as the user set it (either part may be ``*``), the most specific one that decided;
@@ -20,8 +20,7 @@ def resolve(preferences: dict[str, bool], category: CategoryRules, channel: str)
     if not preferences:
         return category.default_allow, DEFAULT
     allowed_by = None
-    name = category.name
-    for scope in (f"{name}/{channel}", f"{name}/{ANY}", f"{ANY}/{channel}", f"{ANY}/{ANY}"):
+    for scope in category.scopes[channel]:
         choice = preferences.get(scope)
         if choice is False:
             return False, scope

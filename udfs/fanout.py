@@ -20,7 +20,7 @@ from messages.policy import POLICY_SET, Policy, decode_policy
 from messages.profile import decode_change, decode_profile
 from messages.topics import DECISIONS, DELIVERIES, PROFILES, REJECTED, RejectedHeaders
 from messages.words import Lane, Provider, split_user_key
-from policy.core import REST, Arrival, Change, Decided, Due, Item, Loaded, decide
+from policy.core import BOUNDS, REST, Arrival, Change, Decided, Due, Item, Loaded, decide
 from policy.identity import notification_id
 from policy.policies import Policies, compile_policies
 from policy.profiles import ChangeRefused
@@ -52,6 +52,8 @@ MAX_DATA = 512 * 1024
 RETRY = 10 * 60_000
 """Milliseconds after which a timer is set again that fired for a user whose state cannot be read."""
 
+CORE_FAILURES = "core_failures"
+
 _EVENT_KINDS = (BACKGROUND, URGENT)
 
 
@@ -76,8 +78,11 @@ class Handler:
         self._policies: Policies | None = None
         self._policy_error = ""
 
-    def configure(self, setup: bytes, subtask: int) -> None:
-        """Take over what travelled with the job; called once, before anything else."""
+    def configure(self, setup: bytes, subtask: int) -> str:
+        """Take over what travelled with the job; called once, before anything else.
+
+        Returns the counters that exist from the start, a line each: what an alert watches must be there at 0.
+        """
         decoded = _decode_setup(setup)
         self._providers = frozenset(decoded.providers)
         self._packaged = decoded.policy
@@ -86,6 +91,7 @@ class Handler:
         # times a bundle, and now and then through all that is imported: it took a third of the time here.
         gc.freeze()
         gc.set_threshold(100_000, 20, 100)
+        return "\n".join([CORE_FAILURES, *(f"bounds_hit;bound={bound}" for bound in BOUNDS)])
 
     def _use(self, document: Policy) -> None:
         self._policies = compile_policies(document, self._providers)
@@ -132,7 +138,8 @@ class Handler:
         events: dict[tuple[str, int, int], Event] = {}
         touched, rows, counted = [], [], []
         for slot, entries in inputs.items():
-            user = _UserBundle(now, self._policies, slots[slot], entries, events)
+            key = chunk(slots[slot].key.encode("utf-8", "surrogatepass"))
+            user = _UserBundle(now, self._policies, slots[slot], entries, events, key)
             touched.append(u32(slot) + user.run())
             rows += user.rows
             counted += user.counts
@@ -140,20 +147,17 @@ class Handler:
         return b"".join((u32(len(touched)), *touched, u32(len(rows)), *rows, u32(len(counters)), *counters))
 
 
-class _UserBundle:
-    """The inputs of one user in one bundle."""
+class _UserBundle(msgspec.Struct):
+    """The inputs of one user in one bundle; ``key`` is the user's, as a chunk, ``events`` what the bundle has decoded."""
 
-    def __init__(
-        self, now: int, policies: Policies, slot: Slot, entries: list[Entry], events: dict[tuple[str, int, int], Event]
-    ) -> None:
-        self.now = now
-        self.policies = policies
-        self.slot = slot
-        self.entries = entries
-        self.events = events
-        self.rows: list[bytes] = []
-        self.counts: list[str] = []
-        self.key = chunk(slot.key.encode("utf-8", "surrogatepass"))
+    now: int
+    policies: Policies
+    slot: Slot
+    entries: list[Entry]
+    events: dict[tuple[str, int, int], Event]
+    key: bytes
+    rows: list[bytes] = []
+    counts: list[str] = []
 
     def run(self) -> bytes:
         """Decide all inputs; returns the user's part of the answer, without its slot number."""
@@ -267,7 +271,7 @@ class _UserBundle:
     def _failed(self, entry: Entry, error: Exception) -> None:
         """An input on which the core itself failed: recorded with the traceback's last line."""
         detail = _last_line(error)
-        self.counts.append("core_failures")
+        self.counts.append(CORE_FAILURES)
         self._reject(entry, "internal_error", detail)
         if entry.kind in _EVENT_KINDS:
             self._record(self._outcome(entry, "internal_error", detail))
@@ -280,7 +284,7 @@ class _UserBundle:
         kind = URGENT if item.lane == "urgent" else BACKGROUND
         entry = Entry(kind, topic, int(partition), int(offset), item.arrived_at, item.payload)
         detail = _last_line(error)
-        self.counts.append("core_failures")
+        self.counts.append(CORE_FAILURES)
         self._reject(entry, "internal_error", detail)
         record = self._outcome(entry, "internal_error", detail)
         record.notification_id, record.step, record.child = key.removesuffix(REST), item.step + 1, item.child

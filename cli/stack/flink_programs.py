@@ -1,4 +1,4 @@
-"""Flink on the stack: a standalone cluster from PyFlink's distribution, a JobManager and TaskManagers of one slot each."""
+"""Flink on the stack: a standalone cluster from PyFlink's distribution, a JobManager and TaskManagers."""
 
 from __future__ import annotations
 
@@ -141,6 +141,7 @@ def _own(settings: Settings, directory: Path) -> dict[str, object]:
     home = flink_home(directory)
     rest = port_of(settings.job.rest)
     return {
+        "taskmanager.numberOfTaskSlots": settings.stack.slots,
         "jobmanager.rpc.port": settings.stack.flink_rpc_port,
         "rest.port": rest,
         "rest.bind-port": rest,

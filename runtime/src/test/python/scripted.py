@@ -40,6 +40,7 @@ class Handler:
 
     def configure(self, setup, subtask):
         self.configured = [text(setup), subtask]
+        return "core_failures\nbounds_hit;bound=buckets"
 
     def policy(self, name, document):
         self.calls.append(["policy", name, text(document)])

@@ -108,7 +108,9 @@ public class BundledPythonOperator extends AbstractEmbeddedPythonFunctionOperato
         timers = getInternalTimerService("due", VoidNamespaceSerializer.INSTANCE, this);
         openMetrics();
 
-        interpreter.invokeMethod("handler", "configure", setup, subtask());
+        if (interpreter.invokeMethod("handler", "configure", setup, subtask()) instanceof String names) {
+            names.lines().forEach(name -> count(name, 0));      // what alerts watch is there before it first happens
+        }
         Map<String, byte[]> restored = new TreeMap<>();
         for (Map.Entry<String, byte[]> policy : policies.entries()) {
             restored.put(policy.getKey(), policy.getValue());

@@ -124,10 +124,12 @@ class RowsTest {
 
     @Test
     void passThroughKeepsKeyAndPayload() throws Exception {
-        try (var harness = ProcessFunctionTestHarnesses.forProcessFunction(new PassThrough("out"))) {
+        try (var harness = ProcessFunctionTestHarnesses.forProcessFunction(new PassThrough("one;two"))) {
             byte[] entry = KeyedRow.entry(KeyedRow.BACKGROUND, "events", 0, 1, 2, VALUE);
             harness.processElement(new StreamRecord<>(Tuple3.of("t/u", KeyedRow.BACKGROUND, entry)));
-            assertEquals(List.of(Row.of("out", Utf8.bytes("t/u"), VALUE, null)), harness.extractOutputValues());
+            assertEquals(
+                    List.of(Row.of("one", Utf8.bytes("t/u"), VALUE, null), Row.of("two", Utf8.bytes("t/u"), VALUE, null)),
+                    harness.extractOutputValues());
         }
     }
 
