@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
-from messages.codec import json_decoder
+from messages.codec import DecodeError, encode_json, json_decoder
 from messages.words import CHANNELS, DEFAULT_TENANT, Channel, Identifier, Key, Lane, Tenant, Traceparent, UserId
 
 Instant = Annotated[datetime, Meta(tz=True, description="RFC 3339 with an offset.")]
@@ -21,6 +22,13 @@ MAX_EXPANDED_BYTES = 16 * 1024 * 1024
 
 MAX_EVENT_BYTES = 1024 * 1024
 """The largest event that the broker's default record limit lets through."""
+
+MAX_DATA_BYTES = 512 * 1024
+"""Bytes of an event's data without its recipients, as it would be written into each delivery: with an endpoint that must
+fit one record."""
+
+LARGE_EVENT = 128 * 1024
+"""Bytes up to which an event needs no second look: written again (a number may grow) its data is below MAX_DATA_BYTES."""
 
 
 class Recipients(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -94,6 +102,16 @@ class Event(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_o
 
 
 decode_event = json_decoder(Event)
+
+
+def check_data(event: Event, size: int) -> None:
+    """Raise DecodeError where the event, of ``size`` bytes, has more data than fits into a delivery."""
+    if size <= LARGE_EVENT:
+        return
+    data = len(encode_json(replace(event.data, recipients=Recipients())))
+    if data > MAX_DATA_BYTES:
+        raise DecodeError(f"{data:,} bytes would not fit into a delivery; {MAX_DATA_BYTES:,} at most", "$.data")
+
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)

@@ -15,7 +15,7 @@ import msgspec
 
 from messages.codec import DecodeError, encode_json
 from messages.decision import DecisionRecord
-from messages.event import Event, decode_event
+from messages.event import Event, check_data, decode_event
 from messages.policy import POLICY_SET, Policy, decode_policy
 from messages.profile import decode_change, decode_profile
 from messages.topics import DECISIONS, DELIVERIES, PROFILES, REJECTED, RejectedHeaders
@@ -42,12 +42,6 @@ from udfs.bundle import (
     timers,
     u32,
 )
-
-LARGE_EVENT = 128 * 1024
-"""Bytes up to which an event needs no second look: written again, its data stays below MAX_DATA (a number may grow)."""
-
-MAX_DATA = 512 * 1024
-"""Bytes of an event's data, as they would be written into each delivery: with an endpoint they must fit one record."""
 
 RETRY = 10 * 60_000
 """Milliseconds after which a timer is set again that fired for a user whose state cannot be read."""
@@ -237,8 +231,7 @@ class _UserBundle(msgspec.Struct):
         event = self.events.get(origin)
         if event is None:  # one event for many users is decoded once a bundle
             event = decode_event(entry.payload)
-            if len(entry.payload) > LARGE_EVENT:
-                _check_size(event)
+            check_data(event, len(entry.payload))
             self.events[origin] = event
         return Arrival(event, entry.payload, _lane(entry), entry.origin, entry.timestamp)
 
@@ -355,12 +348,6 @@ class _UserBundle(msgspec.Struct):
 
 def _lane(entry: Entry) -> Lane:
     return "urgent" if entry.kind == URGENT else "background"
-
-
-def _check_size(event: Event) -> None:
-    size = len(encode_json(event.data))
-    if size > MAX_DATA:
-        raise DecodeError(f"{size} bytes would not fit into a delivery; {MAX_DATA} at most", "$.data")
 
 
 def _last_line(error: Exception) -> str:

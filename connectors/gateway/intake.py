@@ -16,7 +16,7 @@ import msgspec
 from connectors.gateway.answers import Refusal
 from connectors.gateway.keys import ApiKey
 from messages.codec import DecodeError
-from messages.event import MAX_EVENT_BYTES, MAX_EXPANDED_BYTES, Event, decode_event
+from messages.event import MAX_EVENT_BYTES, MAX_EXPANDED_BYTES, Event, check_data, decode_event
 from messages.topics import EVENTS
 from messages.words import Traceparent, user_key
 
@@ -135,6 +135,10 @@ def admit(raw: bytes, caller: ApiKey, traceparent: str | None) -> Admitted:
         refusal = Refusal.of(error, "invalid_event")
         refusal.id = identity_of(raw)
         raise refusal from None
+    try:
+        check_data(event, len(raw))
+    except DecodeError as error:
+        raise Refusal("event_too_large", error.reason, error.path, id=event.id) from None
     try:
         return Admitted(event.id, event.source, list(_records(raw, event, caller, traceparent)))
     except Refusal as refusal:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from connectors.gateway.intake import EVENT_LIMIT
-from messages.event import decode_event
+from messages.event import MAX_DATA_BYTES, decode_event
 from tests.gateway.gateway_process import ALL, INBOX, SHOP, Gateway, Topics, event
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -83,10 +83,18 @@ def test_an_event_of_a_megabyte_is_too_large(gateway: Gateway, fresh: str) -> No
     assert (answer.status_code, answer.json()["reason"], answer.json()["id"]) == (413, "event_too_large", fresh)
 
 
+def test_data_that_would_fit_no_delivery_is_too_large(gateway: Gateway, written: Topics, fresh: str) -> None:
+    answer = gateway.send(event(fresh, params={"text": "x" * MAX_DATA_BYTES}))
+    found = answer.json()
+    assert (answer.status_code, found["reason"], found["path"], found["id"]) == (413, "event_too_large", "$.data", fresh)
+    assert not written.has(fresh)
+    assert gateway.send(event(fresh, params={"text": "x" * (MAX_DATA_BYTES - 1_000)})).status_code == 202
+
+
 def test_the_largest_event_fits_the_broker(gateway: Gateway, written: Topics, fresh: str) -> None:
     user = "ü" * 255
-    document = event(fresh, user, params={"text": ""})
-    document["data"]["params"]["text"] = "x" * (EVENT_LIMIT - len(json.dumps(document)))
+    document = event(fresh, user) | {"subject": ""}
+    document["subject"] = "x" * (EVENT_LIMIT - len(json.dumps(document)))
     assert gateway.send(document).status_code == 202
     (record,) = written.with_text(fresh)
     assert len(record.value) > EVENT_LIMIT

@@ -76,9 +76,8 @@ def test_the_records_are_the_event(
 
 def test_what_is_added_fits_beside_the_largest_event() -> None:
     """Traceparent, tenant, key and the frame of the record batch; the broker refuses a batch over its limit."""
-    document = event("1", "ü" * 256, params={"text": ""})
-    raw = json.dumps(document).encode()
-    document["data"]["params"]["text"] = "x" * (EVENT_LIMIT - len(raw))
+    document = event("1", "ü" * 256) | {"subject": ""}
+    document["subject"] = "x" * (EVENT_LIMIT - len(json.dumps(document)))
     (record,) = admit(json.dumps(document).encode(), KEY, None).records
     assert record.key is not None
     frame = 61 + 21 + 16

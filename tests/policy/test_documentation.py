@@ -9,12 +9,12 @@ from pathlib import Path
 import yaml
 
 from messages.codec import encode_json
+from messages.event import MAX_DATA_BYTES
 from messages.policy import Bounds, Category, Policy, Throttle, decode_policy
 from messages.profile import MAX_ENDPOINTS, MAX_PREFERENCES
 from policy.core import URGENT_FOR
 from policy.profiles import MAX_PROFILE_BYTES, REMEMBERED_COMMANDS
 from policy.reasons import CHANGE_REASONS, REASONS
-from udfs.fanout import MAX_DATA
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "policy.md").read_text()
@@ -77,7 +77,7 @@ def test_the_numbers_in_the_text() -> None:
         f"| {MAX_ENDPOINTS} endpoints |",
         f"| {MAX_PREFERENCES} preferences, {MAX_PROFILE_BYTES // 1024} KiB a profile |",
         f"| {REMEMBERED_COMMANDS} command ids a profile |",
-        f"| {MAX_DATA // 1024} KiB of an event's `data` |",
+        f"| {MAX_DATA_BYTES // 1024} KiB of an event's `data` |",
     ):
         assert line in bounds
     assert f"more than {URGENT_FOR // 60_000} minutes" in TEXT

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from messages.codec import encode_json
+from messages.event import LARGE_EVENT, MAX_DATA_BYTES
 from messages.policy import Policy
 from messages.topics import registry
 from policy.identity import notification_id
 from tests.policy.builders import NOW, add_endpoint, category, event
 from tests.udfs.wire import BACKGROUND, CHANGE, PROFILE, URGENT, Operator
-from udfs.fanout import LARGE_EVENT, MAX_DATA
 
 ADA = "default/ada"
 POLICY = Policy(version=1, categories={"news": category(channels=("push", "in_app"))})
@@ -319,7 +319,7 @@ def test_an_event_whose_data_fits_no_delivery_is_refused_at_arrival() -> None:
         check_sizes(made, answer)
 
 
-@pytest.mark.parametrize("size", [LARGE_EVENT - 1_000, LARGE_EVENT + 1_000, MAX_DATA - 1_000])
+@pytest.mark.parametrize("size", [LARGE_EVENT - 1_000, LARGE_EVENT + 1_000, MAX_DATA_BYTES - 1_000])
 def test_the_largest_event_makes_deliveries_that_fit_with_the_largest_profile(size: int) -> None:
     made = operator()
     locale = "de" + "-abcdefgh" * 25_000
