@@ -15,6 +15,17 @@ from connectors import topics as topic_administration
 from connectors.settings import KafkaSettings, Settings
 
 
+TESTS = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a directory's tests in one worker: they share processes that take long to start. The longest come first."""
+    groups = {item: item.path.relative_to(TESTS).parts[0] for item in items}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: groups[item] != "flink")
+
+
 class Kafka:
     """A running broker at ``bootstrap``; ``stack`` can restart it."""
 
