@@ -14,7 +14,6 @@ from cli.stack.stack_settings import with_free_ports
 from connectors import topics as topic_administration
 from connectors.settings import KafkaSettings, Settings
 
-
 TESTS = Path(__file__).parent
 
 
