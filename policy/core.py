@@ -8,7 +8,7 @@ preferences, endpoints, throttle, emission; a release begins with expiry. Tokens
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import msgspec
 
@@ -68,7 +68,8 @@ class Due(msgspec.Struct):
 Item = Arrival | Change | Loaded | Due
 
 
-BOUNDS: Final = ("identities", "buckets", "pending")
+Bound = Literal["identities", "buckets", "pending"]
+BOUNDS: Final[tuple[Bound, ...]] = get_args(Bound)
 """The names under which ``bounds_hit`` counts."""
 
 
@@ -77,9 +78,9 @@ class Decided(msgspec.Struct):
 
     decisions: list[DecisionRecord] = []
     deliveries: list[Delivery] = []
-    bounds_hit: dict[str, int] = {}
+    bounds_hit: dict[Bound, int] = {}
 
-    def hit(self, bound: str, times: int = 1) -> None:
+    def hit(self, bound: Bound, times: int = 1) -> None:
         """Count ``times`` that a bound bit."""
         self.bounds_hit[bound] = self.bounds_hit.get(bound, 0) + times
 

@@ -20,7 +20,7 @@ from messages.policy import POLICY_SET, Policy, decode_policy
 from messages.profile import decode_change, decode_profile
 from messages.topics import DECISIONS, DELIVERIES, PROFILES, REJECTED, RejectedHeaders
 from messages.words import Lane, Provider, split_user_key
-from policy.core import BOUNDS, REST, Arrival, Change, Decided, Due, Item, Loaded, decide
+from policy.core import BOUNDS, REST, Arrival, Bound, Change, Decided, Due, Item, Loaded, decide
 from policy.identity import notification_id
 from policy.policies import Policies, compile_policies
 from policy.profiles import ChangeRefused
@@ -85,7 +85,7 @@ class Handler:
         # times a bundle, and now and then through all that is imported: it took a third of the time here.
         gc.freeze()
         gc.set_threshold(100_000, 20, 100)
-        return "\n".join([CORE_FAILURES, *(f"bounds_hit;bound={bound}" for bound in BOUNDS)])
+        return "\n".join([CORE_FAILURES, *map(_bound_hit, BOUNDS)])
 
     def _use(self, document: Policy) -> None:
         self._policies = compile_policies(document, self._providers)
@@ -242,7 +242,7 @@ class _UserBundle(msgspec.Struct):
         for record in out.decisions:
             self._record(record)
         for bound, times in out.bounds_hit.items():
-            self.counts += [f"bounds_hit;bound={bound}"] * times
+            self.counts += [_bound_hit(bound)] * times
 
     def _record(self, record: DecisionRecord) -> None:
         self.rows.append(keyed_row(DECISIONS, self.key, encode_json(record)))
@@ -344,6 +344,10 @@ class _UserBundle(msgspec.Struct):
                 timers(before, state.activity.due),
             )
         )
+
+
+def _bound_hit(bound: Bound) -> str:
+    return f"bounds_hit;bound={bound}"
 
 
 def _lane(entry: Entry) -> Lane:
