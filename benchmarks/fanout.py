@@ -29,6 +29,7 @@ from rich.table import Table
 
 from benchmarks import core
 from cli.job_control import JobControl
+from cli.stack.program import get_json
 from cli.stack.stack import Stack
 from cli.stack.stack_settings import absolute, with_free_ports, write_settings
 from cli.synthetic import event, user_name
@@ -137,6 +138,8 @@ class Bench:
         control = self._control(settings)
         more: dict[str, Any] = {"module": module} if module else {}
         control.start(population.savepoint, parallelism=parallelism, options=options or {}, **more)
+        if parallelism > 1:
+            _check_apart(control)
         counter = _EndOffsets(settings, DECISIONS)
         time.sleep(self._plan.warm_up if warm_up is None else warm_up)
         trickle = self._trickle(population, seconds) if urgent else None
@@ -217,7 +220,7 @@ class _EndOffsets:
 def _forget(settings: Settings) -> None:
     """Remove what a run left: its outputs, which would fill the disk, and the offsets that its group committed.
 
-    Of a partition that it has not read from a savepoint knows only that the group's offset counts.
+    A savepoint holds no position in a partition that was not read yet: there the group's offset would count.
     """
     prefix = settings.kafka.prefix
     with closing(KafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap)) as admin:
@@ -227,6 +230,16 @@ def _forget(settings: Settings) -> None:
         if group in {found["group_id"] for found in admin.list_groups()}:
             admin.delete_groups([group])
     topics.create_missing(settings.kafka)
+
+
+def _check_apart(control: JobControl) -> None:
+    """Raise where a TaskManager has two subtasks of decide, or of what stands in for it: they would share an interpreter."""
+    job = f"{control.url}/jobs/{control.running()}"
+    # The one task that the urgent sink is chained to.
+    vertex = next(vertex["id"] for vertex in get_json(job)["vertices"] if "urgent deliveries" in vertex["name"])
+    places = [subtask["taskmanager-id"] for subtask in get_json(f"{job}/vertices/{vertex}")["subtasks"]]
+    if len(set(places)) < len(places):
+        raise RuntimeError(f"subtasks of decide are together: {places}")
 
 
 def _cpu_seconds(processes: list[psutil.Process]) -> float:

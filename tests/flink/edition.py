@@ -1,8 +1,9 @@
-"""Another edition of the job's code: a copy of its packages with something added to the decision core."""
+"""Another edition of the job's code: a copy of its packages with another decision core."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from cli.job_control import PACKAGES
@@ -19,10 +20,10 @@ def decide(now, policies, state, item):
 """The core's clock is ahead."""
 
 
-def copy_of_the_code(root: Path, added_to_the_core: str) -> Path:
-    """Copy the job's packages to ``root``, with ``added_to_the_core`` at the end of the core's module."""
+def copy_of_the_code(root: Path, edit: Callable[[str], str]) -> Path:
+    """Copy the job's packages to ``root``, with the text of the core's module as ``edit`` makes it."""
     for package in PACKAGES:
         shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
-    with (root / "policy" / "core.py").open("a") as core:
-        core.write(added_to_the_core)
+    core = root / "policy" / "core.py"
+    core.write_text(edit(core.read_text()))
     return root

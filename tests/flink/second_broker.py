@@ -12,6 +12,7 @@ from pathlib import Path
 from confluent_kafka.admin import AdminClient, ClusterMetadata
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
+from kafka.errors import KafkaError
 
 from cli.stack.kafka_program import JARS
 from connectors.settings import Settings
@@ -66,9 +67,17 @@ class SecondBroker:
     def move(self, topic: str, broker: int = SECOND) -> None:
         """Make ``broker`` the only one that holds ``topic`` (its name without prefix, of one partition)."""
         partition = TopicPartition(self._settings.kafka.prefix + topic, 0)
-        with closing(KafkaAdminClient(bootstrap_servers=self._settings.kafka.bootstrap)) as admin:
-            # A broker that has just come back is refused for a moment.
-            until(lambda: admin.alter_partition_reassignments({partition: [broker]}) == {partition: None}, 60)
+
+        def asked() -> bool:
+            try:
+                with closing(KafkaAdminClient(bootstrap_servers=self._settings.kafka.bootstrap)) as admin:
+                    return bool(admin.alter_partition_reassignments({partition: [broker]}) == {partition: None})
+            except KafkaError:
+                # A broker is in the cluster a moment before it listens; the client asks any of them.
+                return False
+
+        # A broker that has just come back is refused for a moment.
+        until(asked, 60)
         until(lambda: self._is_alone_with(broker, partition.topic), 60)
         self._moved ^= {topic}
 

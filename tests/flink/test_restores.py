@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from cli.job_control import PACKAGES, JobError
+from cli.job_control import JobError
 from cli.synthetic import event
 from connectors.log_positions import end_offsets, wait_until_read
-from connectors.settings import ROOT
 from messages.topics import CHANGES, EVENTS, PROFILES
 from tests.flink.cluster import HUSHED, PATIENCE, Cluster, command, events, policy
+from tests.flink.edition import copy_of_the_code
 from tests.flink.log import Origin
 from tests.waiting import until
 
@@ -75,13 +74,10 @@ def test_new_code_a_source_and_a_sink_take_up_the_old_state(cluster: Cluster, cr
     cluster.sender.send(EVENTS["background"], known)
     cluster.balanced()
     savepoint = cluster.running().stop()
-    for package in PACKAGES:
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    core = tmp_path / "policy" / "core.py"
-    core.write_text(core.read_text().replace('"suppressed", "stale"', '"suppressed", "far_too_old"'))
+    root = copy_of_the_code(tmp_path, lambda core: core.replace('"suppressed", "stale"', '"suppressed", "far_too_old"'))
 
     everything = "events,changes,profiles"
-    cluster.start(savepoint, policies=policy(9), providers=["fcm", "inapp", "apns"], root=tmp_path, inputs=everything)
+    cluster.start(savepoint, policies=policy(9), providers=["fcm", "inapp", "apns"], root=root, inputs=everything)
     heard = cluster.notify("background", "orders", [user], "after", channels=["push"])[0]
     old = event("old", [user], "orders", datetime.now(UTC) - timedelta(days=3))
     stale = cluster.sender.send(EVENTS["background"], [(None, old)])[0]

@@ -35,7 +35,7 @@ def restored(cluster: Cluster, crowd: list[str], tmp_path_factory: pytest.TempPa
 
         until(half_committed, PATIENCE)
         control.cancel()
-    root = copy_of_the_code(tmp_path_factory.mktemp("later"), LATER.format(milliseconds=HOUR))
+    root = copy_of_the_code(tmp_path_factory.mktemp("later"), lambda core: core + LATER.format(milliseconds=HOUR))
     # A provider that is dropped here would take what its sink has not committed with it.
     providers = [*cluster.settings.job.providers, "apns"]
     again = cluster.start(control.latest_checkpoint(), policies=NEWER, providers=providers, root=root)
