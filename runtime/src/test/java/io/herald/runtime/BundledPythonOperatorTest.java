@@ -315,6 +315,8 @@ class BundledPythonOperatorTest {
     @Test
     void countersAndHistogramsAreMetrics() throws Exception {
         try (Decide decide = Decide.start(100, NEVER)) {
+            assertEquals(0, decide.metrics.count("core_failures"));
+            assertEquals(0, decide.metrics.count("bound.buckets.bounds_hit"));
             decide.clock(25);
             decide.background("t/a", "{'counters': {'decisions;outcome=sent;reason=none': 2, 'plain': 1}}");
             decide.urgent("t/a", "{'counters': {'decisions;outcome=sent;reason=none': 3}}");
