@@ -61,7 +61,8 @@ def event(number: int, category: str = "order_updates") -> bytes:
 
 def activity() -> Activity:
     """A user who was told a few things before."""
-    return Activity(identities={(7 << 58) + number: NOW - 60_000 + number for number in range(REMEMBERED)})
+    log = b"".join((NOW - 60_000 + n).to_bytes(6, "big") + ((7 << 58) + n).to_bytes(8, "big") for n in range(REMEMBERED))
+    return Activity(identities=log)
 
 
 def spread(samples: list[float]) -> dict[str, float]:

@@ -13,16 +13,17 @@ from connectors.settings import ROOT
 from messages.decision import CountRecord, DecisionRecord
 from messages.delivery import Delivery, Outcome
 from messages.event import Event
-from messages.policy import Policy
-from messages.profile import Profile, ProfileChange
+from messages.policy import Override, Policy
+from messages.profile import Command, Profile
 
 DIRECTORY = ROOT / "docs" / "schemas"
 
 _TYPES: dict[str, Any] = {
     "event": Event,
-    "profile-change": ProfileChange,
+    "command": Command,
     "profile": Profile,
     "policy": Policy,
+    "policy-override": Override,
     "delivery": Delivery,
     "outcome": Outcome,
     "decision-record": DecisionRecord,
@@ -32,12 +33,21 @@ _TYPES: dict[str, Any] = {
 
 def documents() -> dict[str, bytes]:
     """The schemas by file name; the same bytes for the same types."""
-    return {f"{name}.json": _document(name, kind) for name, kind in _TYPES.items()}
+    schemas = {name: msgspec.json.schema(kind) for name, kind in _TYPES.items()}
+    schemas["policy-file"] = _policy_file()
+    return {f"{name}.json": _document(schema) for name, schema in schemas.items()}
 
 
-def _document(name: str, kind: Any) -> bytes:
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(kind)}
-    return msgspec.json.format(msgspec.json.encode(schema, order="sorted"), indent=2) + b"\n"
+def _policy_file() -> dict[str, Any]:
+    """A policy file is a part of the set: nothing that the set needs must be in each of its files."""
+    schema = msgspec.json.schema(Policy)
+    del schema["$defs"]["Policy"]["required"]
+    return schema
+
+
+def _document(schema: dict[str, Any]) -> bytes:
+    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    return msgspec.json.format(msgspec.json.encode(whole, order="sorted"), indent=2) + b"\n"
 
 
 def differences(directory: Path) -> list[str]:

@@ -22,7 +22,7 @@ Cleanup = Literal["delete", "compact"]
 
 
 class Topic(msgspec.Struct, frozen=True, kw_only=True):
-    """One topic as it should be; ``retention_ms`` is None where compaction alone decides."""
+    """One topic as it should be; ``retention_ms`` is None where compaction alone decides, or where all is kept."""
 
     name: str
     key: str
@@ -41,6 +41,8 @@ OUTCOMES = "outcomes"
 DECISIONS = "decisions"
 COUNTS = "counts"
 REJECTED = "rejected"
+QUARANTINED = "quarantined"
+QUARANTINE_STATUS = "quarantine.status"
 
 
 def deliveries(provider: str, lane: str) -> str:
@@ -59,9 +61,12 @@ def registry(partitions: int) -> dict[str, Topic]:
             Topic(name=name, key="any", value="Event", cleanup="delete", retention_ms=7 * DAY, partitions=partitions)
             for name in EVENTS.values()
         ),
-        Topic(name=CHANGES, key=user, value="ProfileChange", cleanup="delete", retention_ms=7 * DAY, partitions=partitions),
+        Topic(name=CHANGES, key=user, value="Command", cleanup="delete", retention_ms=7 * DAY, partitions=partitions),
         Topic(name=PROFILES, key=user, value="Profile", cleanup="compact", retention_ms=None, partitions=partitions),
-        Topic(name=POLICIES, key="policy name", value="Policy", cleanup="compact", retention_ms=None, partitions=1),
+        # All of it is kept: it is small, and its history is the audit log. One partition: sets and overrides have one order.
+        Topic(
+            name=POLICIES, key="policy name", value="Policy or Override", cleanup="delete", retention_ms=None, partitions=1
+        ),
         *(
             Topic(name=name, key=user, value="Delivery", cleanup="delete", retention_ms=3 * DAY, partitions=partitions)
             for name in DELIVERIES.values()
@@ -71,15 +76,26 @@ def registry(partitions: int) -> dict[str, Topic]:
             name=DECISIONS, key=user, value="DecisionRecord", cleanup="delete", retention_ms=3 * DAY, partitions=partitions
         ),
         Topic(name=COUNTS, key="-", value="CountRecord", cleanup="delete", retention_ms=3 * DAY, partitions=partitions),
-        # A rejected record is the original and a few headers: the limit leaves room for them.
+        # Such a record is the original and a few headers: the limit leaves room for them.
+        *(
+            Topic(
+                name=name,
+                key=key,
+                value="original bytes",
+                cleanup="delete",
+                retention_ms=30 * DAY,
+                partitions=1,
+                max_message_bytes=2_097_164,
+            )
+            for name, key in ((REJECTED, "-"), (QUARANTINED, "the original's"))
+        ),
         Topic(
-            name=REJECTED,
-            key="-",
-            value="original bytes",
-            cleanup="delete",
-            retention_ms=30 * DAY,
+            name=QUARANTINE_STATUS,
+            key="partition/offset on quarantined",
+            value="QuarantineMark",
+            cleanup="compact",
+            retention_ms=None,
             partitions=1,
-            max_message_bytes=2_097_164,
         ),
     ]
     return {topic.name: topic for topic in topics}

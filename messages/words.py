@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zoneinfo
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -34,7 +36,18 @@ Key = Annotated[str, Meta(min_length=1, max_length=256)]
 Traceparent = Annotated[
     str, Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}" + END, description="W3C Trace Context.")
 ]
+Country = Annotated[str, Meta(pattern=r"^[A-Z]{2}" + END, description="ISO 3166-1 alpha-2.")]
+TimeZone = Annotated[str, Meta(min_length=1, max_length=64, description="A zone of the IANA database.")]
 Milliseconds = Annotated[int, Meta(ge=0, description="Milliseconds since 1970-01-01T00:00:00Z.")]
+
+
+@lru_cache(maxsize=1024)
+def check_time_zone(name: str) -> None:
+    """Raise ValueError unless ``name`` is a zone of the IANA database."""
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"Unknown time zone `{name}`; use an IANA name such as `Europe/Berlin`") from None
 
 
 def user_key(tenant: str, user: str) -> str:

@@ -1,31 +1,37 @@
-"""Identity dedup: the same event for the same user inside the window is seen once."""
+"""Identity and content dedup: the same event, and the same content, for the same user inside a window is seen once.
+
+A window is closed: an event is stale when *more* than its category's ``max_age`` has passed, and no instant may lie between
+the two. A repeat never extends a window.
+"""
 
 from __future__ import annotations
 
+from policy.seen import find, instant, remember, without
 
-def seen_before(
-    identities: dict[int, int], identity: int, now: int, since: int, window: int, bound: int
-) -> tuple[bool, int]:
-    """Whether ``identity`` was seen at most ``window`` milliseconds ago; if not, it is remembered as seen at ``since``.
 
-    The window is closed: an event is stale when *more* than its category's ``max_age`` has passed, and no instant may lie
-    between the two. A repeat never extends the window. ``identities`` is oldest first; what has left the window is
-    dropped, and past ``bound`` entries the oldest are forgotten. Returns (seen, how many were forgotten early).
+def seen_before(log: bytes, wanted: bytes, now: int, since: int, window: int, bound: int) -> tuple[bool, bytes, int]:
+    """Whether ``wanted`` was seen at most ``window`` milliseconds ago; if not, it is remembered as seen at ``since``.
+
+    Returns (seen, log, how many entries were forgotten early).
     """
     horizon = now - window
-    while identities:
-        oldest = next(iter(identities))
-        if identities[oldest] >= horizon:
-            break
-        del identities[oldest]
-    seen_at = identities.get(identity)
-    if seen_at is not None and seen_at >= horizon:
-        return True, 0
-    # After a clock that went back, or an event from the future, an older entry may lie behind a newer one.
-    identities.pop(identity, None)
-    identities[identity] = since
-    forgotten = 0
-    while len(identities) > bound:
-        del identities[next(iter(identities))]
-        forgotten += 1
-    return False, forgotten
+    at = find(log, wanted)
+    if at != -1 and instant(log, at) >= horizon:
+        return True, log, 0
+    return False, *remember(log, at, wanted, since, horizon, bound)
+
+
+def reserve(log: bytes, key: bytes, now: int, window: int, longest: int, bound: int) -> tuple[bool, bytes, int]:
+    """As ``seen_before`` for a content key: its first holder reserves it at ``now``. ``longest`` is the longest window of
+    any category: other keys are kept for that long.
+    """
+    at = find(log, key)
+    if at != -1 and instant(log, at) >= now - window:
+        return True, log, 0
+    return False, *remember(log, at, key, now, now - max(window, longest), bound)
+
+
+def release(log: bytes, key: bytes, reserved_at: int) -> bytes:
+    """The log without the reservation that was made at ``reserved_at``; one that somebody else has made since stays."""
+    at = find(log, key)
+    return without(log, at) if at != -1 and instant(log, at) == reserved_at else log

@@ -25,6 +25,6 @@ def delivery_id(notification: str, channel: str, endpoint_id: str, step: int) ->
     )
 
 
-def identity_number(notification: str) -> int:
+def identity_number(notification: str) -> bytes:
     """The first 64 bits of a notification's id: what a user's dedup window remembers of it."""
-    return int(notification[:16], 16)
+    return bytes.fromhex(notification[:16])

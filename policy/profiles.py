@@ -8,19 +8,27 @@ import msgspec
 
 from messages.codec import encode_json
 from messages.profile import (
+    MAX_CONSENTS,
     MAX_ENDPOINTS,
     MAX_PREFERENCES,
+    MAX_SUBSCRIPTIONS,
     AddEndpoint,
+    Consent,
+    ConsentInput,
     Endpoint,
     EndpointInput,
+    GiveConsent,
     Preference,
     Profile,
     ProfileChange,
     RemoveEndpoint,
     ReplaceProfile,
     SetPreferences,
+    SetQuietHours,
+    Subscribe,
     SuppressEndpoint,
     UnsuppressEndpoint,
+    WithdrawConsent,
 )
 
 REMEMBERED_COMMANDS = 16
@@ -52,10 +60,10 @@ def change_profile(now: int, profile: Profile | None, change: ProfileChange, pos
     if (last is not None and last[0] == position[0] and position[1] <= last[1]) or change.id in profile.applied:
         return None
     changed = _applied(now, profile, change)
-    # Only what adds something is measured: the bound must never stand in the way of a suppression.
-    if isinstance(change, ReplaceProfile | SetPreferences | AddEndpoint):
+    if _may_add(profile, change):
         size = len(encode_json(changed))
-        if size > MAX_PROFILE_BYTES:
+        # Suppressions may have made it too large: what makes it smaller again is no harm.
+        if size > MAX_PROFILE_BYTES and size > len(encode_json(profile)):
             raise ChangeRefused(
                 "profile_too_large", f"a profile has at most {MAX_PROFILE_BYTES} bytes, this would be {size}"
             )
@@ -67,23 +75,41 @@ def change_profile(now: int, profile: Profile | None, change: ProfileChange, pos
     )
 
 
+def _may_add(profile: Profile, change: ProfileChange) -> bool:
+    """Whether the bound concerns a change: it must never stand in the way of a suppression, a withdrawal, or a leaving."""
+    if isinstance(change, Subscribe):
+        return change.subscribed or change.topic not in profile.subscriptions
+    return isinstance(change, ReplaceProfile | SetPreferences | AddEndpoint | SetQuietHours | GiveConsent)
+
+
 def _applied(now: int, profile: Profile, change: ProfileChange) -> Profile:
     match change:
         case ReplaceProfile():
-            return _replaced(now, profile, change)
+            changed = _replaced(now, profile, change)
         case SetPreferences():
-            return msgspec.structs.replace(profile, preferences=_preferences(profile.preferences, change.preferences))
+            changed = msgspec.structs.replace(profile, preferences=_preferences(profile.preferences, change.preferences))
         case AddEndpoint():
             endpoint = _registered(now, profile, change.endpoint)
             others = [known for known in profile.endpoints if known.id != endpoint.id]
-            return msgspec.structs.replace(profile, endpoints=_bounded([*others, endpoint]))
+            changed = msgspec.structs.replace(profile, endpoints=_bounded([*others, endpoint]))
         case RemoveEndpoint():
             # A suppressed one stays, unusable: removed and added again, a number that said STOP would be usable.
-            return _endpoints(profile, change.endpoint_id, lambda known: known if known.suppressed else None)
+            changed = _endpoints(profile, change.endpoint_id, lambda known: known if known.suppressed else None)
         case SuppressEndpoint():
-            return _endpoints(profile, change.endpoint_id, lambda endpoint: _suppressed(endpoint, change))
+            changed = _endpoints(profile, change.endpoint_id, lambda endpoint: _suppressed(endpoint, change))
         case UnsuppressEndpoint():
-            return _endpoints(profile, change.endpoint_id, lambda known: msgspec.structs.replace(known, suppressed=None))
+            changed = _endpoints(profile, change.endpoint_id, lambda known: msgspec.structs.replace(known, suppressed=None))
+        case SetQuietHours():
+            changed = msgspec.structs.replace(profile, quiet_hours=change.quiet_hours)
+        case Subscribe():
+            changed = msgspec.structs.replace(profile, subscriptions=_subscriptions(profile.subscriptions, change))
+        case GiveConsent():
+            changed = msgspec.structs.replace(profile, consents=_consents(profile.consents, [change.consent]))
+        case WithdrawConsent():
+            withdrawn = _scope(change)
+            kept = {scope: consent for scope, consent in profile.consents.items() if scope != withdrawn}
+            changed = msgspec.structs.replace(profile, consents=kept)
+    return changed
 
 
 def _replaced(now: int, profile: Profile, change: ReplaceProfile) -> Profile:
@@ -101,6 +127,9 @@ def _replaced(now: int, profile: Profile, change: ReplaceProfile) -> Profile:
         locale=new.locale,
         endpoints=_bounded([*suppressed, *(_registered(now, profile, endpoint) for endpoint in new.endpoints)]),
         preferences=_preferences({}, new.preferences),
+        quiet_hours=new.quiet_hours,
+        subscriptions=new.subscriptions,
+        consents=_consents({}, new.consents),
         replaced_with=change.version if change.version is not None else profile.replaced_with,
     )
 
@@ -133,10 +162,31 @@ def _suppressed(endpoint: Endpoint, change: SuppressEndpoint) -> Endpoint:
     return msgspec.structs.replace(endpoint, suppressed=change.reason)
 
 
+def _scope(named: Preference | ConsentInput | WithdrawConsent) -> str:
+    return f"{named.category}/{named.channel}"
+
+
 def _preferences(known: dict[str, bool], new: list[Preference]) -> dict[str, bool]:
-    merged = known | {f"{choice.category}/{choice.channel}": choice.allow for choice in new}
+    merged = known | {_scope(choice): choice.allow for choice in new}
     if len(merged) > MAX_PREFERENCES:
         raise ChangeRefused("too_many_preferences", f"a profile holds at most {MAX_PREFERENCES}")
+    return merged
+
+
+def _subscriptions(known: dict[str, bool], change: Subscribe) -> dict[str, bool]:
+    # A topic that was left stays in it, denied: the events of a tag may go to those who never chose, too.
+    merged = known | {change.topic: change.subscribed}
+    if len(merged) > MAX_SUBSCRIPTIONS:
+        raise ChangeRefused("too_many_subscriptions", f"a profile holds at most {MAX_SUBSCRIPTIONS}, those left included")
+    return merged
+
+
+def _consents(known: dict[str, Consent], new: list[ConsentInput]) -> dict[str, Consent]:
+    merged = known | {
+        _scope(given): Consent(at=given.at, where=given.where, text_version=given.text_version) for given in new
+    }
+    if len(merged) > MAX_CONSENTS:
+        raise ChangeRefused("too_many_consents", f"a profile holds at most {MAX_CONSENTS}")
     return merged
 
 

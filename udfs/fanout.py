@@ -16,15 +16,17 @@ import msgspec
 from messages.codec import DecodeError, encode_json
 from messages.decision import DecisionRecord
 from messages.event import Event, check_data, decode_event
-from messages.policy import POLICY_SET, Policy, decode_policy
+from messages.policy import POLICY_SET, Override, Policy, decode_override, decode_policy
 from messages.profile import decode_change, decode_profile
-from messages.topics import DECISIONS, DELIVERIES, PROFILES, REJECTED, RejectedHeaders
+from messages.topics import COUNTS, DECISIONS, DELIVERIES, PROFILES, REJECTED, RejectedHeaders
 from messages.words import Lane, Provider, split_user_key
-from policy.core import BOUNDS, REST, Arrival, Bound, Change, Decided, Due, Item, Loaded, decide
+from policy.core import Arrival, Change, Due, Item, Loaded, decide
 from policy.identity import notification_id
+from policy.overrides import check_name, lie_over
 from policy.policies import Policies, compile_policies
 from policy.profiles import ChangeRefused
-from policy.state import Activity, UserState
+from policy.state import Activity, UserState, split_part
+from policy.step import BOUNDS, LEFT, Bound, Decided, Left
 from udfs import state as stored
 from udfs.bundle import (
     BACKGROUND,
@@ -69,6 +71,7 @@ class Handler:
         self._providers: frozenset[Provider] = frozenset()
         self._packaged: Policy | None = None
         self._document: Policy | None = None
+        self._overrides: dict[str, Override] = {}
         self._policies: Policies | None = None
         self._policy_error = ""
 
@@ -80,40 +83,60 @@ class Handler:
         decoded = _decode_setup(setup)
         self._providers = frozenset(decoded.providers)
         self._packaged = decoded.policy
-        self._use(decoded.policy)
+        self._use(decoded.policy, {})
         # A bundle makes thousands of objects and no cycles. At the default threshold the collector would run several
         # times a bundle, and now and then through all that is imported: it took a third of the time here.
         gc.freeze()
         gc.set_threshold(100_000, 20, 100)
-        return "\n".join([CORE_FAILURES, *map(_bound_hit, BOUNDS)])
+        return "\n".join([CORE_FAILURES, *map(_bound_hit, BOUNDS), *map(_deferred, LEFT)])
 
-    def _use(self, document: Policy) -> None:
-        self._policies = compile_policies(document, self._providers)
-        self._document = document
+    def _use(self, document: Policy, overrides: dict[str, Override]) -> None:
+        effective = lie_over(document, overrides)
+        self._policies = compile_policies(effective.document, self._providers, effective.overrides, effective.patched)
+        self._document, self._overrides = document, overrides
 
     def policy(self, name: str, document: bytes) -> bool:
-        """Take a policy document into force; False, and the old one stays, where it is not valid or not newer."""
+        """Take the set, or an override that lies over it, into force; False, and all stays as it is, where the document is
+        not valid, or the set not newer.
+        """
+        assert self._document is not None
         try:
-            if name != POLICY_SET:
-                raise DecodeError(f"unknown policy name `{name}`; the set's name is `{POLICY_SET}`")
-            new = decode_policy(bytes(document))
-            assert self._document is not None
-            if new == self._document:
-                return True
-            if new.version <= self._document.version:
-                raise DecodeError(
-                    f"version {new.version} is not above {self._document.version}, which is in force", "$.version"
-                )
-            self._use(new)
+            if name == POLICY_SET:
+                new = decode_policy(bytes(document))
+                if new == self._document:
+                    return True
+                if new.version <= self._document.version:
+                    raise DecodeError(
+                        f"version {new.version} is not above {self._document.version}, which is in force", "$.version"
+                    )
+                self._use(new, self._overrides)
+            else:
+                if "/" not in name:
+                    raise DecodeError(f"no policy has the name `{name}`; the set's is `{POLICY_SET}`, an override's kind/…")
+                override = decode_override(bytes(document))
+                check_name(name, override)
+                overrides = self._overrides | {name: override}
+                # One that does not fit the set in force would wait there to surprise somebody.
+                why_not = lie_over(self._document, overrides).ignored.get(name)
+                if why_not is not None:
+                    raise DecodeError(why_not)
+                self._use(self._document, overrides)
         except DecodeError as error:
             self._policy_error = str(error)
             return False
         return True
 
     def policy_removed(self, name: str) -> None:
-        """A tombstone on the policies topic: the packaged policies are in force again, as after a restart."""
+        """A tombstone on the policies topic: an override is lifted; without a set the packaged one is in force again."""
         if name == POLICY_SET and self._packaged is not None:
-            self._use(self._packaged)
+            self._use(self._packaged, self._overrides)
+        elif name in self._overrides and self._document is not None:
+            self._use(self._document, {key: override for key, override in self._overrides.items() if key != name})
+
+    def policy_version(self) -> int:
+        """The version of the set in force."""
+        assert self._document is not None
+        return self._document.version
 
     def policy_error(self) -> str:
         """Why the last policy was refused."""
@@ -224,7 +247,7 @@ class _UserBundle(msgspec.Struct):
         if kind == TIMER:
             return Due()
         if kind == CHANGE:
-            return Change(decode_change(entry.payload), (entry.partition, entry.offset))
+            return Change(decode_change(entry.payload), (entry.partition, entry.offset), entry.timestamp)
         if kind == PROFILE:
             return Loaded(decode_profile(entry.payload))
         origin = (entry.topic, entry.partition, entry.offset)
@@ -241,8 +264,13 @@ class _UserBundle(msgspec.Struct):
             self.rows.append(keyed_row(topic, self.key, encode_json(delivery)))
         for record in out.decisions:
             self._record(record)
+        for count in out.counts:
+            self.rows.append(row(COUNTS, None, encode_json(count)))
         for bound, times in out.bounds_hit.items():
             self.counts += [_bound_hit(bound)] * times
+        for left, times in out.deferred.items():
+            self.counts += [_deferred(left)] * times
+        self.counts += ["budget_exempt"] * out.budget_exempt
 
     def _record(self, record: DecisionRecord) -> None:
         self.rows.append(keyed_row(DECISIONS, self.key, encode_json(record)))
@@ -280,7 +308,8 @@ class _UserBundle(msgspec.Struct):
         self.counts.append(CORE_FAILURES)
         self._reject(entry, "internal_error", detail)
         record = self._outcome(entry, "internal_error", detail)
-        record.notification_id, record.step, record.child = key.removesuffix(REST), item.step + 1, item.child
+        record.notification_id, record.part = split_part(key)
+        record.step, record.child = item.step + 1, item.child
         self._record(record)
 
     def _outcome(self, entry: Entry, reason: str, detail: str) -> DecisionRecord:
@@ -348,6 +377,10 @@ class _UserBundle(msgspec.Struct):
 
 def _bound_hit(bound: Bound) -> str:
     return f"bounds_hit;bound={bound}"
+
+
+def _deferred(what: Left) -> str:
+    return f"deferred;change={what}"
 
 
 def _lane(entry: Entry) -> Lane:

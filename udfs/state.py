@@ -2,6 +2,8 @@
 
 ``profile``: version, Profile. ``activity``: one byte that is 1 exactly if the user has pending items (the operator reads
 ``pending`` by it), version, Activity. ``pending``, an entry an id: version, Pending.
+
+Version 1 kept identities as a map of numbers to instants; version 2 has them packed.
 """
 
 from __future__ import annotations
@@ -9,15 +11,26 @@ from __future__ import annotations
 import msgspec
 
 from messages.profile import Profile
-from policy.state import Activity, Pending
+from policy.seen import INSTANT
+from policy.state import Activity, BucketState, Pending
 
-VERSION = 1
+VERSION = 2
+_KNOWN = frozenset({1, VERSION})
 _V = bytes([VERSION])
 _EMPTY = Activity()
+
+
+class _ActivityV1(msgspec.Struct, array_like=True):
+    identities: dict[int, int] = {}
+    buckets: dict[str, BucketState] = {}
+    due: int = 0
+    sequence: int = 0
+
 
 _encode = msgspec.msgpack.Encoder().encode
 _profile = msgspec.msgpack.Decoder(Profile).decode
 _activity = msgspec.msgpack.Decoder(Activity).decode
+_activity_v1 = msgspec.msgpack.Decoder(_ActivityV1).decode
 _pending = msgspec.msgpack.Decoder(Pending).decode
 
 
@@ -26,7 +39,7 @@ class StateError(ValueError):
 
 
 def _body(data: bytes, at: int, name: str) -> memoryview:
-    if len(data) <= at or data[at] != VERSION:
+    if len(data) <= at or data[at] not in _KNOWN:
         found = data[at] if len(data) > at else "none"
         raise StateError(f"{name}: version {found} of the encoding is not known to this version of the code ({VERSION})")
     return memoryview(data)[at + 1 :]
@@ -51,7 +64,12 @@ def encode_activity(activity: Activity, has_pending: bool) -> bytes | None:
 
 def decode_activity(data: bytes) -> Activity:
     """The activity of these bytes; StateError for an unknown version."""
-    return _activity(_body(data, 1, "activity"))
+    body = _body(data, 1, "activity")
+    if data[1] == VERSION:
+        return _activity(body)
+    old = _activity_v1(body)
+    log = b"".join(at.to_bytes(INSTANT, "big") + number.to_bytes(8, "big") for number, at in old.identities.items())
+    return Activity(log, old.buckets, old.due, old.sequence)
 
 
 def encode_pending(item: Pending) -> bytes:

@@ -11,11 +11,12 @@ from messages.codec import encode_json
 from messages.decision import DecisionRecord
 from messages.event import Content, Event, EventData, decode_event
 from messages.policy import Bounds, Category, Policy, Throttle
-from messages.profile import AddEndpoint, Endpoint, EndpointInput, Profile, ProfileChange
+from messages.profile import AddEndpoint, Endpoint, EndpointInput, PendingChange, Profile, ProfileChange
 from messages.words import CHANNELS, PROVIDERS, Lane
-from policy.core import Arrival, Change, Decided, Due, decide
+from policy.core import Arrival, Change, Due, decide
 from policy.policies import Policies, compile_policies
 from policy.state import UserState
+from policy.step import Decided
 
 NOW = 1_790_000_000_000
 SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
@@ -79,17 +80,17 @@ def endpoint(name: str = "phone", provider: str = "fcm", **fields: Any) -> Endpo
     return Endpoint(id=name, provider=provider, address=fields.pop("address", f"address-of-{name}"), **fields)
 
 
-def user(*endpoints: Endpoint, preferences: dict[str, bool] | None = None, known: bool = True) -> UserState:
+def user(*endpoints: Endpoint, preferences: dict[str, bool] | None = None, known: bool = True, **fields: Any) -> UserState:
     """A user with these endpoints, by default one phone; ``known`` False has no profile at all."""
     if not known:
         return UserState("default", "ada")
-    profile = Profile(version=1, endpoints=list(endpoints) or [endpoint()], preferences=preferences or {})
+    profile = Profile(version=1, endpoints=list(endpoints) or [endpoint()], preferences=preferences or {}, **fields)
     return UserState("default", "ada", profile)
 
 
-def command(change: ProfileChange, offset: int, partition: int = 0) -> Change:
-    """A command with its place on the topic."""
-    return Change(change, (partition, offset))
+def command(change: ProfileChange | PendingChange, offset: int, partition: int = 0, at: int = NOW) -> Change:
+    """A command with its place on the topic, and when it was given."""
+    return Change(change, (partition, offset), at)
 
 
 def add_endpoint(number: int, name: str = "phone", provider: str = "fcm", address: str | None = None) -> AddEndpoint:

@@ -13,54 +13,72 @@ from tests.policy.builders import HOUR, NOW, SECOND, arrival, category, event, p
 WINDOW = 100
 
 
-@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 60)), max_size=80), st.integers(1, 6))
-def test_with_a_clock_that_moves_on_it_is_a_list_of_the_latest(arrivals: list[tuple[int, int]], bound: int) -> None:
-    identities: dict[int, int] = {}
+def named(identity: int) -> bytes:
+    """Numbers that overlap in their bytes, and with the instants: found is only what stands where a number stands."""
+    return bytes([0, 0, 0, 0, 0, 0, identity % 2, identity // 2])
+
+
+def entries(log: bytes) -> list[tuple[bytes, int]]:
+    """The entries of a log, read one after the other."""
+    pieces = [log[start : start + 14] for start in range(0, len(log), 14)]
+    return [(piece[6:], int.from_bytes(piece[:6], "big")) for piece in pieces]
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 60)), max_size=80), st.integers(1, 6), st.integers(0, 1_000))
+def test_with_a_clock_that_moves_on_it_is_a_list_of_the_latest(
+    arrivals: list[tuple[int, int]], bound: int, now: int
+) -> None:
+    log = b""
     naive: list[tuple[int, int]] = []
-    now = 1_000
     for identity, step in arrivals:
         now += step
         inside = [(known, at) for known, at in naive if now - at <= WINDOW]
         expected = any(known == identity for known, _ in inside)
         surplus = max(0, len(inside) + 1 - bound) if not expected else 0
-        assert seen_before(identities, identity, now, now, WINDOW, bound) == (expected, surplus)
-        naive = inside if expected else [*inside, (identity, now)][-bound:]
-        assert list(identities.items()) == naive
+        seen, log, forgotten = seen_before(log, named(identity), now, now, WINDOW, bound)
+        assert (seen, forgotten) == (expected, surplus)
+        if not expected:
+            naive = [*inside, (identity, now)][-bound:]
+            assert entries(log) == [(named(known), at) for known, at in naive]
 
 
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(-150, 150), st.integers(-50, 200)), max_size=80), st.integers(1, 6))
 def test_whatever_the_clock_does_nothing_unseen_is_called_seen(arrivals: list[tuple[int, int, int]], bound: int) -> None:
-    identities: dict[int, int] = {}
+    log = b""
     remembered: dict[int, int] = {}  # everything ever, only the latest of each
     forgotten_in_all = unexplained = 0
-    now = 1_000
+    now = 100_000
     for identity, step, ahead in arrivals:
         now += step
         since = max(now, now + ahead)
         known = identity in remembered and remembered[identity] >= now - WINDOW
-        seen, forgotten = seen_before(identities, identity, now, since, WINDOW, bound)
+        seen, log, forgotten = seen_before(log, named(identity), now, since, WINDOW, bound)
         assert not seen or known
         unexplained += known and not seen
         forgotten_in_all += forgotten
         if not seen:
             remembered[identity] = since
-        assert len(identities) <= bound
+        assert len(entries(log)) <= bound
     if bound > 8 and all(step >= 0 for _, step, _ in arrivals):
         assert unexplained == 0
     assert unexplained == 0 or forgotten_in_all or any(step < 0 for _, step, _ in arrivals)
 
 
 def test_seen_again_after_the_window_it_is_the_youngest_also_where_the_clock_left_it_in_the_middle() -> None:
-    identities = {1: 1_000, 2: 500, 3: 520}  # the clock went back after 1
+    log = b""
+    for identity, at in ((1, 1_000), (2, 500), (3, 520)):  # the clock went back after 1
+        log = seen_before(log, named(identity), at, at, WINDOW * 100, 3)[1]
     for identity in (2, 4, 5):
-        assert seen_before(identities, identity, 605, 605, WINDOW, 3)[0] is False
-    assert list(identities) == [2, 4, 5]
+        seen, log, _ = seen_before(log, named(identity), 605, 605, WINDOW, 3)
+        assert seen is False
+    assert [number for number, _ in entries(log)] == [named(2), named(4), named(5)]
 
 
 def test_the_window_is_closed_at_its_end() -> None:
-    identities = {7: 1_000}
-    assert seen_before(identities, 7, 1_000 + WINDOW, 1_000 + WINDOW, WINDOW, 10) == (True, 0)
-    assert seen_before(identities, 7, 1_001 + WINDOW, 1_001 + WINDOW, WINDOW, 10) == (False, 0)
+    log = seen_before(b"", named(7), 1_000, 1_000, WINDOW, 10)[1]
+    assert seen_before(log, named(7), 1_000 + WINDOW, 1_000 + WINDOW, WINDOW, 10) == (True, log, 0)
+    seen, later, _ = seen_before(log, named(7), 1_001 + WINDOW, 1_001 + WINDOW, WINDOW, 10)
+    assert (seen, entries(later)) == (False, [(named(7), 1_001 + WINDOW)])
 
 
 def test_a_repeat_never_extends_the_window() -> None:
@@ -116,5 +134,5 @@ def test_an_event_that_ended_before_dedup_leaves_no_trace() -> None:
     decide(NOW, rules, state, arrival(event(1, at=NOW - HOUR)))
     decide(NOW, rules, state, arrival(event(2, expires_at=NOW)))
     decide(NOW, rules, state, arrival(event(3, "unknown")))
-    assert state.activity.identities == {}
+    assert state.activity.identities == b""
     assert not state.changed_activity

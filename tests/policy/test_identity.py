@@ -19,7 +19,7 @@ def test_golden_identities_never_change() -> None:
     assert notification_id("default", "é\U0001f600", "", "ada/b") == "060bbfd7cde672e13be928b20d7359ea"
     assert delivery_id(first, "push", "installation-1", 0) == "e969dbac88df300e750a6588d0fc8b31"
     assert delivery_id(first, "push", "installation-1", 1) == "2bcfabc22e316ab92f86bb3e63cf740c"
-    assert identity_number(first) == 0x573A748FEA2A62E1
+    assert identity_number(first) == bytes.fromhex("573a748fea2a62e1")
 
 
 def test_a_golden_delivery_through_the_core() -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from messages.profile import Profile
 from messages.words import CHANNELS
 from policy.core import decide
 from policy.policies import CategoryRules
@@ -20,6 +21,10 @@ SCOPES = ("news/push", "news/*", "*/push", "*/*")
 
 def rules(kind: str, **settings: object) -> CategoryRules:
     return policies(news=category(kind, **settings)).categories["news"]
+
+
+def chosen_by(preferences: dict[str, bool], rule: CategoryRules) -> tuple[bool, str]:
+    return resolve(Profile(preferences=preferences), rule, "push", None, None, None)
 
 
 @pytest.mark.parametrize("default", ["allow", "deny"])
@@ -39,7 +44,7 @@ def test_the_whole_table(kind: str, default: str) -> None:
             expected = True, allows[0]
         else:
             expected = default == "allow", "default"
-        assert resolve(chosen, rule, "push") == expected, chosen
+        assert chosen_by(chosen, rule) == expected, chosen
 
 
 others = st.sampled_from(
@@ -49,13 +54,13 @@ others = st.sampled_from(
 
 @given(st.dictionaries(others, st.booleans()), st.sampled_from(["allow", "deny"]))
 def test_another_scope_never_matters(choices: dict[str, bool], default: str) -> None:
-    assert resolve(choices, rules("marketing", default=default), "push") == (default == "allow", "default")
+    assert chosen_by(choices, rules("marketing", default=default)) == (default == "allow", "default")
 
 
 @given(st.dictionaries(st.sampled_from(SCOPES), st.booleans()), st.sampled_from(SCOPES))
 def test_one_more_deny_never_allows(choices: dict[str, bool], scope: str) -> None:
     rule = rules("marketing")
-    assert not resolve(choices | {scope: False}, rule, "push")[0]
+    assert not chosen_by(choices | {scope: False}, rule)[0]
 
 
 def test_each_channel_is_judged_by_itself_and_the_record_says_which_scope_denied() -> None:

@@ -11,11 +11,16 @@ from hypothesis import strategies as st
 
 from messages.codec import encode_json
 from messages.profile import (
+    MAX_CONSENTS,
     MAX_ENDPOINTS,
     MAX_PREFERENCES,
+    MAX_SUBSCRIPTIONS,
     AddEndpoint,
+    Consent,
+    ConsentInput,
     Endpoint,
     EndpointInput,
+    GiveConsent,
     Preference,
     Profile,
     ProfileChange,
@@ -23,9 +28,13 @@ from messages.profile import (
     RemoveEndpoint,
     ReplaceProfile,
     SetPreferences,
+    SetQuietHours,
+    Subscribe,
     SuppressEndpoint,
     UnsuppressEndpoint,
+    WithdrawConsent,
 )
+from messages.windows import Window
 from policy.core import Loaded, decide
 from policy.profiles import MAX_PROFILE_BYTES, REMEMBERED_COMMANDS, ChangeRefused, change_profile
 from tests.policy.builders import NOW, add_endpoint, arrival, category, command, endpoint, event, policies, user, verdict
@@ -39,11 +48,24 @@ choices = st.builds(
     channel=st.sampled_from(["*", "push"]),
     allow=st.booleans(),
 )
+consents = st.builds(
+    ConsentInput,
+    category=st.sampled_from(["*", "news"]),
+    channel=st.sampled_from(["*", "sms"]),
+    at=st.integers(0, 3),
+    where=st.just("web"),
+    text_version=st.sampled_from(["1", "2"]),
+)
+windows = st.lists(st.builds(Window, start=st.just("22:00"), end=st.sampled_from(["06:00", "24:00"])), max_size=2).map(tuple)
+topics = st.sampled_from(["sport", "weather"])
 whole = st.builds(
     ProfileInput,
     country=st.sampled_from([None, "DE"]),
     endpoints=st.lists(inputs, max_size=3, unique_by=lambda one: one.id),
     preferences=st.lists(choices, max_size=3),
+    quiet_hours=windows,
+    subscriptions=st.dictionaries(topics, st.booleans()),
+    consents=st.lists(consents, max_size=3),
 )
 numbers = st.sampled_from([f"command-{number}" for number in range(12)])
 commands = st.one_of(
@@ -59,6 +81,10 @@ commands = st.one_of(
         registered_before=st.one_of(st.none(), st.integers(NOW - 5, NOW + 20)),
     ),
     st.builds(UnsuppressEndpoint, id=numbers, endpoint_id=ids),
+    st.builds(SetQuietHours, id=numbers, quiet_hours=windows),
+    st.builds(Subscribe, id=numbers, topic=topics, subscribed=st.booleans()),
+    st.builds(GiveConsent, id=numbers, consent=consents),
+    st.builds(WithdrawConsent, id=numbers, category=st.sampled_from(["*", "news"]), channel=st.sampled_from(["*", "sms"])),
 )
 
 
@@ -69,6 +95,9 @@ class Model:
         self.country: str | None = None
         self.endpoints: dict[str, list[Any]] = {}
         self.preferences: dict[str, bool] = {}
+        self.quiet_hours: list[tuple[str, str]] = []
+        self.subscriptions: dict[str, bool] = {}
+        self.consents: dict[str, tuple[int, str, str]] = {}
         self.replaced_with: int | None = None
         self.done: list[str] = []
         self.version = 0
@@ -89,15 +118,33 @@ class Model:
 
     def change(self, now: int, change: ProfileChange) -> None:
         match change:
+            case AddEndpoint() | RemoveEndpoint() | SuppressEndpoint() | UnsuppressEndpoint():
+                self.change_endpoint(now, change)
             case ReplaceProfile(profile=new, version=version):
                 self.replaced_with = self.replaced_with if version is None else version
                 kept = {name: known for name, known in self.endpoints.items() if known[3]}
                 self.endpoints = kept | {one.id: self.register(now, one) for one in new.endpoints}
                 self.preferences = {f"{one.category}/{one.channel}": one.allow for one in new.preferences}
                 self.country = new.country
+                self.quiet_hours = [(one.start, one.end) for one in new.quiet_hours]
+                self.subscriptions = dict(new.subscriptions)
+                self.consents = {}
+                for consent in new.consents:
+                    self.consent(consent)
             case SetPreferences(preferences=new):
                 for one in new:
                     self.preferences[f"{one.category}/{one.channel}"] = one.allow
+            case SetQuietHours(quiet_hours=new):
+                self.quiet_hours = [(one.start, one.end) for one in new]
+            case Subscribe(topic=topic, subscribed=subscribed):
+                self.subscriptions[topic] = subscribed
+            case GiveConsent(consent=consent):
+                self.consent(consent)
+            case WithdrawConsent(category=kind, channel=channel):
+                self.consents.pop(f"{kind}/{channel}", None)
+
+    def change_endpoint(self, now: int, change: ProfileChange) -> None:
+        match change:
             case AddEndpoint(endpoint=new):
                 self.endpoints[new.id] = self.register(now, new)
             case RemoveEndpoint(endpoint_id=name):
@@ -109,6 +156,9 @@ class Model:
             case UnsuppressEndpoint(endpoint_id=name):
                 if name in self.endpoints:
                     self.endpoints[name][3] = None
+
+    def consent(self, new: ConsentInput) -> None:
+        self.consents[f"{new.category}/{new.channel}"] = new.at, new.where, new.text_version
 
 
 def applied(now: int, profile: Profile | None, change: ProfileChange, position: tuple[int, int]) -> Profile | None:
@@ -135,6 +185,9 @@ def test_any_sequence_is_what_the_model_says(log: list[ProfileChange]) -> None:
     )
     assert len(profile.endpoints) == len(model.endpoints)
     assert profile.preferences == model.preferences
+    assert [(one.start, one.end) for one in profile.quiet_hours] == model.quiet_hours
+    assert profile.subscriptions == model.subscriptions
+    assert {scope: (one.at, one.where, one.text_version) for scope, one in profile.consents.items()} == model.consents
     assert (profile.version, profile.applied) == (model.version, model.done)
 
 
@@ -253,12 +306,58 @@ def test_the_bounds_of_endpoints_and_preferences() -> None:
     assert change_profile(NOW, chosen, SetPreferences(id="c", preferences=[Preference(category="c0", allow=False)]), (0, 0))
 
 
+def proof(category: str = "news", channel: str = "sms", **fields: Any) -> ConsentInput:
+    return ConsentInput(category=category, channel=channel, **({"at": 1, "where": "web", "text_version": "1"} | fields))
+
+
+def test_the_bounds_of_subscriptions_and_consents() -> None:
+    subscribed = Profile(subscriptions={f"t{number}": True for number in range(MAX_SUBSCRIPTIONS)})
+    for wanted in (True, False):
+        with pytest.raises(ChangeRefused, match="too_many_subscriptions"):
+            change_profile(NOW, subscribed, Subscribe(id="c", topic="one-more", subscribed=wanted), (0, 0))
+    left = change_profile(NOW, subscribed, Subscribe(id="c", topic="t0", subscribed=False), (0, 0))
+    assert left is not None
+    assert left.subscriptions["t0"] is False
+    agreed = Profile(consents={f"c{n}/sms": Consent(at=1, where="web", text_version="1") for n in range(MAX_CONSENTS)})
+    with pytest.raises(ChangeRefused, match="too_many_consents"):
+        change_profile(NOW, agreed, GiveConsent(id="c", consent=proof("one-more")), (0, 0))
+    again = change_profile(NOW, agreed, GiveConsent(id="c", consent=proof("c0", at=2)), (0, 0))
+    assert again is not None
+    assert (len(again.consents), again.consents["c0/sms"].at) == (MAX_CONSENTS, 2)
+
+
+def test_a_consent_is_withdrawn_at_the_scope_that_it_was_given_for() -> None:
+    profile: Profile | None = None
+    for number, consent in enumerate((proof("news", "sms"), proof("*", "sms"), proof("*", "*"))):
+        profile = change_profile(NOW, profile, GiveConsent(id=f"g{number}", consent=consent), (0, number))
+    withdrawn = change_profile(NOW, profile, WithdrawConsent(id="w", channel="sms"), (0, 3))
+    assert withdrawn is not None
+    assert set(withdrawn.consents) == {"news/sms", "*/*"}
+    unknown = change_profile(NOW, withdrawn, WithdrawConsent(id="v", category="other"), (0, 4))
+    assert unknown is not None
+    assert set(unknown.consents) == {"news/sms", "*/*"}
+
+
+def test_a_replacement_replaces_quiet_hours_subscriptions_and_consents() -> None:
+    consent = Consent(at=1, where="web", text_version="1")
+    full = Profile(
+        quiet_hours=(Window(start="22:00", end="06:00"),), subscriptions={"sport": True}, consents={"news/sms": consent}
+    )
+    empty = change_profile(NOW, full, ReplaceProfile(id="c", profile=ProfileInput()), (0, 0))
+    assert empty is not None
+    assert (empty.quiet_hours, empty.subscriptions, empty.consents) == ((), {}, {})
+
+
 def test_a_profile_has_a_bound_in_bytes_that_never_stops_a_suppression() -> None:
     profile = Profile(endpoints=[endpoint("number", "twilio")])
     profile.endpoints[0].address += "x" * (MAX_PROFILE_BYTES - len(encode_json(profile)))
     for change in (
         add_endpoint(1),
         SetPreferences(id="c", preferences=[Preference(allow=False)]),
+        SetQuietHours(id="c", quiet_hours=(Window(start="22:00", end="06:00"),)),
+        Subscribe(id="c", topic="sport"),
+        Subscribe(id="c", topic="sport", subscribed=False),
+        GiveConsent(id="c", consent=proof()),
         ReplaceProfile(
             id="c",
             profile=ProfileInput(
@@ -271,6 +370,26 @@ def test_a_profile_has_a_bound_in_bytes_that_never_stops_a_suppression() -> None
     stopped = change_profile(NOW, profile, SuppressEndpoint(id="c", endpoint_id="number", reason="stop"), (0, 0))
     assert stopped is not None
     assert stopped.endpoints[0].suppressed == "stop"
+
+
+def test_a_profile_at_its_bound_takes_back_what_it_gave() -> None:
+    """Leaving a topic makes a profile one byte larger; clearing quiet hours leaves it larger than it may be."""
+    profile = Profile(
+        endpoints=[endpoint("number", "twilio")],
+        subscriptions={"sport": True},
+        quiet_hours=(Window(start="22:00", end="06:00"),),
+        consents={"news/sms": Consent(at=1, where="web", text_version="1")},
+    )
+    profile.endpoints[0].address += "x" * (MAX_PROFILE_BYTES + 100 - len(encode_json(profile)))
+    left = change_profile(NOW, profile, Subscribe(id="c", topic="sport", subscribed=False), (0, 0))
+    assert left is not None
+    assert left.subscriptions == {"sport": False}
+    loud = change_profile(NOW, profile, SetQuietHours(id="c", quiet_hours=()), (0, 0))
+    assert loud is not None
+    assert loud.quiet_hours == ()
+    withdrawn = change_profile(NOW, profile, WithdrawConsent(id="c", category="news", channel="sms"), (0, 0))
+    assert withdrawn is not None
+    assert withdrawn.consents == {}
 
 
 @pytest.mark.parametrize(("version", "refused"), [(4, True), (5, True), (6, False), (None, False)])
@@ -319,13 +438,19 @@ def test_a_golden_sequence() -> None:
         AddEndpoint(id="c6", endpoint=EndpointInput(id="mail", provider="ses", address="ada@example.com")),
         RemoveEndpoint(id="c7", endpoint_id="mail"),
         RemoveEndpoint(id="c8", endpoint_id="never-was"),
+        SetQuietHours(id="c9", quiet_hours=(Window(start="22:00", end="06:00", days=("fri", "sat")),)),
+        Subscribe(id="c10", topic="sport"),
+        Subscribe(id="c11", topic="weather", subscribed=False),
+        GiveConsent(id="c12", consent=proof("promotions", "sms")),
+        GiveConsent(id="c13", consent=proof("promotions", "email")),
+        WithdrawConsent(id="c14", category="promotions", channel="email"),
     ]
     profile = None
     for offset, change in enumerate(log):
         profile = change_profile(NOW + offset, profile, change, (2, 40 + offset))
     assert msgspec.json.decode(encode_json(profile)) == {
         "v": 1,
-        "version": 8,
+        "version": 14,
         "country": "DE",
         "time_zone": "Europe/Berlin",
         "locale": "de-DE",
@@ -340,9 +465,12 @@ def test_a_golden_sequence() -> None:
             {"id": "phone", "provider": "fcm", "address": "token-2", "registered_at": NOW + 1},
         ],
         "preferences": {"promotions/*": False, "*/sms": False, "*/*": True},
+        "quiet_hours": [{"start": "22:00", "end": "06:00", "days": ["fri", "sat"]}],
+        "subscriptions": {"sport": True, "weather": False},
+        "consents": {"promotions/sms": {"at": 1, "where": "web", "text_version": "1"}},
         "replaced_with": 3,
-        "applied": ["c1", "c2", "c3", "c4", "c5", "c6", "c7", "c8"],
-        "position": [2, 47],
+        "applied": [f"c{number}" for number in range(1, 15)],
+        "position": [2, 53],
     }
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from messages.event import Content, ContentInput
 from messages.policy import Bounds
-from policy.core import URGENT_FOR, decide
+from policy.core import decide
+from policy.release import URGENT_FOR
 from tests.policy.builders import (
     HOUR,
     MINUTE,

@@ -18,7 +18,7 @@ limits = st.builds(
     limit=st.integers(1, 50),
     period=st.integers(1, 5_000),
     burst=st.integers(1, 20),
-    defer=st.just(True),
+    action=st.just("defer"),
 )
 
 
@@ -88,7 +88,7 @@ def test_a_bucket_that_does_not_exist_is_a_full_one(rule: Limit) -> None:
 
 
 def test_after_a_clock_that_went_back_nothing_flows_in_until_it_moves_on() -> None:
-    rule = Limit(1, SECOND, 1, True)
+    rule = Limit(1, SECOND, 1, "defer")
     empty = BucketState(0, NOW, SECOND)
     assert refill(empty, rule, NOW - 10 * SECOND).level == 0
     assert wait_for_token(refill(empty, rule, NOW - 10 * SECOND), rule, 0) == SECOND

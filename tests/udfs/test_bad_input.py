@@ -125,7 +125,7 @@ BAD_CHANGES: dict[str, tuple[bytes, str]] = {
     ),
     "a time zone of a megabyte": (
         b'{"kind": "replace_profile", "id": "c", "profile": {"time_zone": "%s"}}' % (b"z" * 1_000_000),
-        "$.profile",
+        "$.profile.time_zone",
     ),
     "a country that is none": (
         b'{"kind": "replace_profile", "id": "c", "profile": {"country": "Germany"}}',

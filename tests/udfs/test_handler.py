@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import policy.core
+import policy.emission
 from messages.codec import encode_json
 from messages.decision import PENDING, DecisionRecord
 from messages.policy import Bounds, Policy, Throttle
@@ -50,7 +50,7 @@ def failing(*marked: tuple[int, str]) -> Iterator[None]:
     for number, key in marked:
         tenant, _, user = key.partition("/")
         bad.add(notification_id(tenant, "tests", f"event-{number}", user))
-    honest = policy.core.delivery_id
+    honest = policy.emission.delivery_id
 
     def delivery_id(notification: str, channel: str, endpoint: str, step: int) -> str:
         if notification in bad:
@@ -58,7 +58,7 @@ def failing(*marked: tuple[int, str]) -> Iterator[None]:
         return honest(notification, channel, endpoint, step)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(policy.core, "delivery_id", delivery_id)
+        patch.setattr(policy.emission, "delivery_id", delivery_id)
         yield
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from messages.policy import POLICY_SET, Policy, Throttle
@@ -97,6 +98,38 @@ def test_another_name_is_refused(made: Operator) -> None:
     assert made.handler.policy("policy", document(6)) is False
     assert POLICY_SET in made.handler.policy_error()
     assert in_force(made)[0] == 5
+
+
+def patch_of(**changes: object) -> bytes:
+    """A patch of the category `news`, as it lies on the topic."""
+    return msgspec.json.encode({"kind": "category", "name": "news", "patch": changes})
+
+
+def test_an_override_lies_over_the_set_and_over_the_next_one_until_it_is_lifted(made: Operator) -> None:
+    assert made.handler.policy("category/news", patch_of(**{"class": "critical"})) is True
+    assert in_force(made) == (5, "critical")
+    assert made.handler.policy(POLICY_SET, document(6)) is True
+    assert in_force(made) == (6, "critical")
+    made.handler.policy_removed("category/news")
+    assert in_force(made)[0] == 6
+    assert in_force(made)[1] != "critical"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("category/news", b'{"kind":"category","name":"news","patch":{"class":"loud"}}', "class"),
+        ("category/news", b'{"kind":"category","name":"news","patch":{"max_age":"48h"}}', "identity_window"),
+        ("category/none", b'{"kind":"category","name":"none","patch":{}}', "no category"),
+        ("category/other", b'{"kind":"category","name":"news","patch":{}}', "category/news"),
+        ("pause/source/x", b'{"kind":"pause","scope":"source","name":"x","more":1}', "more"),
+        ("pause/source/x", b"no json", "malformed"),
+    ],
+)
+def test_an_override_that_does_not_fit_is_refused_with_the_reason(made: Operator, name: str, value: bytes, why: str) -> None:
+    assert made.handler.policy(name, value) is False
+    assert why in made.handler.policy_error()
+    assert in_force(made) == (5, "transactional")
 
 
 def test_a_tombstone_brings_the_packaged_one_back_and_any_newer_one_may_follow(made: Operator) -> None:

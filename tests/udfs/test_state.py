@@ -60,7 +60,7 @@ def test_nothing_to_remember_is_no_bytes() -> None:
     assert stored.encode_activity(Activity(), True) is not None
 
 
-identities = st.dictionaries(st.integers(0, 2**64 - 1), st.integers(0, 2**63 - 1), max_size=5)
+logs = st.binary(max_size=5 * 14)
 longest = 366 * 86_400_000 * 1_000_000
 buckets = st.dictionaries(
     st.text(max_size=8),
@@ -69,16 +69,14 @@ buckets = st.dictionaries(
 )
 
 
-@given(st.builds(Activity, identities, buckets, st.integers(0, 2**62), st.integers(0, 2**62)), st.booleans())
-def test_activities_survive_the_way_there_and_back_in_their_order(activity: Activity, pending: bool) -> None:
+@given(st.builds(Activity, logs, buckets, st.integers(0, 2**62), st.integers(0, 2**62)), st.booleans())
+def test_activities_survive_the_way_there_and_back(activity: Activity, pending: bool) -> None:
     data = stored.encode_activity(activity, pending)
     if data is None:
         assert activity == Activity()
         return
     assert data[0] == pending
-    decoded = stored.decode_activity(data)
-    assert decoded == activity
-    assert list(decoded.identities) == list(activity.identities), "oldest first"
+    assert stored.decode_activity(data) == activity
 
 
 @given(
@@ -91,7 +89,7 @@ def test_activities_survive_the_way_there_and_back_in_their_order(activity: Acti
         step=st.integers(0, 2**31),
         child=st.booleans(),
         channels=st.one_of(st.none(), st.tuples(st.sampled_from(["push", "email"]))),
-        buckets=st.lists(st.text(max_size=5), max_size=2).map(tuple),
+        queues=st.lists(st.text(max_size=5), max_size=2).map(tuple),
         lane=st.sampled_from(["urgent", "background"]),
         origin=st.text(max_size=9),
         arrived_at=st.integers(-(2**62), 2**62),
