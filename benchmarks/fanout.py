@@ -11,8 +11,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -87,12 +87,12 @@ class Population(msgspec.Struct):
 class Bench:
     """A stack of its own, and what is measured on it."""
 
-    def __init__(self, plan: Plan, slots: int = 1, partitions: int = 8) -> None:
+    def __init__(self, plan: Plan, slots: int = 1, partitions: int = 8, policies: Path = POLICIES) -> None:
         directory = absolute("var/bench/stack")
         settings = Settings()
         stack = replace(settings.stack, directory=str(directory), slots=slots)
         kafka = replace(settings.kafka, partitions=partitions)
-        job = replace(settings.job, policies=str(POLICIES))
+        job = replace(settings.job, policies=str(policies))
         settings = with_free_ports(replace(settings, stack=stack, kafka=kafka, job=job))
         Stack(settings).down()
         shutil.rmtree(directory, ignore_errors=True)
@@ -107,20 +107,42 @@ class Bench:
     def __exit__(self, *exception: object) -> None:
         self.stack.down()
 
-    def population(self, users: int, seconds: float, large_events: bool = False) -> Population:
-        """Load ``users`` profiles under topics of their own, and write a backlog for a run of ``seconds``."""
-        prefix = f"{users}{'-large' if large_events else ''}."
+    def users(self, users: int, name: str = "") -> Population:
+        """Load ``users`` profiles under topics of their own."""
+        prefix = f"{users}{name}."
         settings = replace(self.settings, kafka=replace(self.settings.kafka, prefix=prefix))
         topics.create_missing(settings.kafka)
-        self._produce(settings, CHANGES, ((f"default/{user_name(n)}", _profile(n)) for n in range(users)))
+        self.produce(settings, CHANGES, ((f"default/{user_name(n)}", _profile(n)) for n in range(users)))
         control = self._control(settings)
         control.start()
         wait_until_read(settings.kafka, prefix + settings.job.group, end_offsets(settings.kafka, CHANGES), 900)
-        savepoint = control.stop()
+        return Population(settings, users, control.stop())
+
+    def population(self, users: int, seconds: float, large_events: bool = False) -> Population:
+        """Load ``users`` profiles, and write a backlog for a run of ``seconds``."""
+        population = self.users(users, "-large" if large_events else "")
         number = int((seconds + self._plan.warm_up) * self._plan.highest_rate)
-        self._produce(settings, EVENTS["background"], _backlog(number, users, large_events))
+        self.produce(population.settings, EVENTS["background"], _backlog(number, users, large_events))
         console.print(f"{users:,} users are loaded, {number:,} events wait")
-        return Population(settings, users, savepoint)
+        return population
+
+    @contextmanager
+    def running(
+        self,
+        population: Population,
+        parallelism: int = 2,
+        module: str | None = None,
+        options: dict[str, str] | None = None,
+    ) -> Iterator[Running]:
+        """The job, from the population's savepoint; it is cancelled at the end."""
+        _forget(population.settings)
+        control = self._control(population.settings)
+        more: dict[str, Any] = {"module": module} if module else {}
+        control.start(population.savepoint, parallelism=parallelism, options=options or {}, **more)
+        if parallelism > 1:
+            _check_apart(control)
+        yield Running(population, self._plan, [psutil.Process(record.pid) for record in self._taskmanagers()])
+        control.cancel()
 
     def run(
         self,
@@ -133,31 +155,21 @@ class Bench:
         warm_up: float | None = None,
     ) -> Run:
         """Start from the population's savepoint, measure for ``seconds`` in the middle of the backlog, and end the job."""
-        _forget(population.settings)
-        settings = population.settings
-        control = self._control(settings)
-        more: dict[str, Any] = {"module": module} if module else {}
-        control.start(population.savepoint, parallelism=parallelism, options=options or {}, **more)
-        if parallelism > 1:
-            _check_apart(control)
-        counter = _EndOffsets(settings, DECISIONS)
-        time.sleep(self._plan.warm_up if warm_up is None else warm_up)
-        trickle = self._trickle(population, seconds) if urgent else None
-        processes = [psutil.Process(record.pid) for record in self._taskmanagers()]
-        busy = _cpu_seconds(processes)
-        first, began = counter.total(), time.monotonic()
-        largest = 0.0
-        while time.monotonic() - began < seconds:
-            time.sleep(min(1.0, seconds))
-            largest = max(largest, *(process.memory_info().rss / 1e6 for process in processes))
-        last, ended = counter.total(), time.monotonic()
-        cores = (_cpu_seconds(processes) - busy) / (ended - began)
-        counter.close()
-        latency = None
-        if trickle is not None:
-            out, _ = trickle.communicate(timeout=120)
-            latency = msgspec.json.decode(out)
-        control.cancel()
+        with (
+            self.running(population, parallelism, module, options) as running,
+            closing(running.counter(DECISIONS)) as counter,
+        ):
+            time.sleep(self._plan.warm_up if warm_up is None else warm_up)
+            trickle = running.trickle(seconds) if urgent else None
+            busy = running.cpu_seconds()
+            first, began = counter.total(), time.monotonic()
+            largest = 0.0
+            while time.monotonic() - began < seconds:
+                time.sleep(min(1.0, seconds))
+                largest = max(largest, running.largest_mb())
+            last, ended = counter.total(), time.monotonic()
+            cores = (running.cpu_seconds() - busy) / (ended - began)
+            latency = None if trickle is None else trickle()
         run = Run((last - first) / (ended - began), cores, largest, latency)
         console.print(f"  {run.rate:,.0f} a second on {parallelism}, {cores:.2f} cores of TaskManagers; urgent {latency}")
         return run
@@ -171,12 +183,8 @@ class Bench:
         names = [f"taskmanager-{number + 1}" for number in range(self.settings.stack.taskmanagers)]
         return [record for name in names if (record := self.stack.record(name)) is not None]
 
-    def _trickle(self, population: Population, seconds: float) -> subprocess.Popen[bytes]:
-        kafka = population.settings.kafka
-        arguments = [kafka.bootstrap, kafka.prefix, str(population.users), str(self._plan.urgent_rate), str(seconds)]
-        return subprocess.Popen([sys.executable, "-m", "benchmarks.urgent", *arguments], stdout=subprocess.PIPE, cwd=ROOT)
-
-    def _produce(self, settings: Settings, topic: str, records: Iterator[tuple[str | None, bytes]]) -> None:
+    def produce(self, settings: Settings, topic: str, records: Iterator[tuple[str | None, bytes]]) -> None:
+        """Write records; RuntimeError where the broker did not take all."""
         producer = Producer(
             {
                 "bootstrap.servers": settings.kafka.bootstrap,
@@ -200,7 +208,40 @@ class Bench:
             raise RuntimeError(f"the broker did not take all records of {topic}")
 
 
-class _EndOffsets:
+class Running:
+    """A running job, and what can be seen of it."""
+
+    def __init__(self, population: Population, plan: Plan, processes: list[psutil.Process]) -> None:
+        self._population = population
+        self._plan = plan
+        self._processes = processes
+
+    def counter(self, topic: str) -> EndOffsets:
+        """Counts the records of a topic."""
+        return EndOffsets(self._population.settings, topic)
+
+    def largest_mb(self) -> float:
+        """Resident memory of the largest TaskManager, in MB."""
+        return max(process.memory_info().rss / 1e6 for process in self._processes)
+
+    def cpu_seconds(self) -> float:
+        """CPU time of all TaskManagers so far."""
+        return sum(sum(process.cpu_times()[:2]) for process in self._processes)
+
+    def trickle(self, seconds: float) -> Callable[[], dict[str, float]]:
+        """Send urgent events for ``seconds``; what is returned waits for the end, and gives the latencies."""
+        kafka = self._population.settings.kafka
+        arguments = [kafka.bootstrap, kafka.prefix, str(self._population.users), str(self._plan.urgent_rate), str(seconds)]
+        process = subprocess.Popen([sys.executable, "-m", "benchmarks.urgent", *arguments], stdout=subprocess.PIPE, cwd=ROOT)
+
+        def latencies() -> dict[str, float]:
+            out, _ = process.communicate(timeout=seconds + 120)
+            return msgspec.json.decode(out, type=dict[str, float])
+
+        return latencies
+
+
+class EndOffsets:
     """How many records a topic has taken; a transaction's marker counts too, one a partition and checkpoint."""
 
     def __init__(self, settings: Settings, topic: str) -> None:
@@ -242,10 +283,6 @@ def _check_apart(control: JobControl) -> None:
         raise RuntimeError(f"subtasks of decide are together: {places}")
 
 
-def _cpu_seconds(processes: list[psutil.Process]) -> float:
-    return sum(sum(process.cpu_times()[:2]) for process in processes)
-
-
 def _profile(number: int) -> bytes:
     address = f"{random.Random(number).getrandbits(560):0140x}"
     return (
@@ -284,6 +321,8 @@ def main() -> None:
     plan = QUICK if parser.parse_args().quick else FULL
     with Bench(plan) as bench:
         figures = measure(bench, plan)
+    with Bench(plan, policies=ROOT / "flink-conf" / "policies") as bench:
+        figures["example_policies"] = measure_example(bench, plan)
     # Eight slots a TaskManager: only so are there sixteen. Flink gives each of the two one subtask of decide.
     with Bench(plan, slots=WIDE // 2, partitions=WIDE) as bench:
         figures["urgent_by_source_parallelism_ms"] = measure_wide(bench, plan)
@@ -322,6 +361,12 @@ def measure(bench: Bench, plan: Plan) -> dict[str, Any]:
         "decide_us": core.measure()["decide_us"],
         "runs": [msgspec.to_builtins(run) for run in runs],
     }
+
+
+def measure_example(bench: Bench, plan: Plan) -> dict[str, Any]:
+    """The rate, and urgent latency beside it, with every rule of the example policies configured."""
+    run = bench.run(bench.population(plan.users, plan.short * 2), plan.short * 2, urgent=True)
+    return {"rate": round(run.rate), "urgent_ms": run.urgent}
 
 
 def measure_wide(bench: Bench, plan: Plan) -> dict[str, Any]:

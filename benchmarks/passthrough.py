@@ -19,8 +19,8 @@ from messages.topics import DECISIONS, DELIVERIES
 class PassThroughGraph(notification_fanout.Graph):
     """The graph without Python."""
 
-    def decide(self, inputs: list[Any], policy: Policy) -> Any:
-        """Copy each keyed row to both topics; policies are read and dropped, to cost what they cost the job."""
+    def decide(self, inputs: list[Any], policies: Any, policy: Policy) -> Any:
+        """Copy each keyed row to both topics."""
         keyed = union(*inputs).keyBy(runtime("KeyedRow$ByKey"), constant("KeyedRow", "TYPE").getTypeAt(0))
         both = f"{DECISIONS};{DELIVERIES['fcm', 'background']}"
         return keyed.process(runtime("PassThrough", both)).name("pass through").uid("pass through")

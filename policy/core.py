@@ -19,7 +19,7 @@ from policy.judging import judge
 from policy.policies import CategoryRules, Policies
 from policy.profiles import change_profile
 from policy.release import taken_up
-from policy.state import PARTS, UserState, part_key
+from policy.state import UserState, parts_of
 from policy.step import NOBODY, Decided, Notification, Step
 from policy.withdraw import was_cancelled, withdraw
 
@@ -97,6 +97,7 @@ def _change(step: Step, item: Change) -> None:
 
 def _use_profile(step: Step, profile: Profile) -> None:
     step.state.profile = step.profile = profile
+    step.zone_changed()
     step.state.changed_profile = True
 
 
@@ -146,7 +147,7 @@ def _repeated(step: Step, identity: str, happened: int) -> bool:
     """Rule 3: whether the event was seen for this user before; if not, it is now."""
     state, policies = step.state, step.policies
     # What waits for longer than the window, or did not fit into it, is known all the same.
-    if state.pending and any(part_key(identity, part) in state.pending for part in (None, *PARTS)):
+    if state.pending and parts_of(state.pending, identity):
         return True
     repeated, log, forgotten = seen_before(
         state.activity.identities,

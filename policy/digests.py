@@ -15,7 +15,7 @@ from policy import seen
 from policy.identity import notification_id
 from policy.policies import CategoryRules, DigestRule
 from policy.release import taken_up
-from policy.state import DigestState, Pending
+from policy.state import DigestState, Pending, part_key
 from policy.step import Notification, Step, Verdicts
 
 SOURCE = "herald"
@@ -30,7 +30,8 @@ def digest_key(notification: Notification, rule: DigestRule) -> str:
     data = notification.event.data
     if rule.by == "category" or data.collapse_key is None:
         return data.category
-    return f"{data.category}/{data.collapse_key}"
+    # The length before the texts: two categories may have slashes in their names.
+    return f"{len(data.category)}:{data.category}/{data.collapse_key}"
 
 
 def leads(step: Step, notification: Notification, rule: DigestRule) -> bool:
@@ -52,10 +53,16 @@ def collect(step: Step, notification: Notification, rule: DigestRule, verdicts: 
     # At the latest: what slides may close earlier.
     latest = digest.opened_at + rule.longest
     channels = tuple(verdicts.collected)
+    earlier = step.state.pending.get(part_key(notification.id, notification.part))
+    if earlier is not None:
+        # Another channel of it has been taken before: it is one item on all of them.
+        step.state.done_waiting(part_key(notification.id, notification.part))
+        taken_out(step, earlier)
+        channels = tuple(dict.fromkeys((*(earlier.channels or ()), *channels)))
     if not step.wait(notification, "collected", "digest", latest, verdicts, channels=channels, digest=key):
         return None
     digest.items += 1
-    if rule.slide is not None:
+    if rule.slide is not None and digest.close_at > step.now:
         digest.close_at = min(latest, step.now + rule.slide)
     if rule.at is not None and digest.items >= rule.at:
         digest.close_at = step.now
@@ -130,6 +137,7 @@ def close(step: Step, key: str) -> Notification | None:
     # Two of a key may be opened in one millisecond; no two begin with the same item.
     identity = f"digest/{seen.number(key).hex()}/{digest.opened_at}.{items[0][1].sequence}"
     events: list[Event] = []
+    taken: set[str] = set()
     channels: dict[Any, None] = {}
     rules: CategoryRules | None = None
     for name, item in items:
@@ -145,7 +153,9 @@ def close(step: Step, key: str) -> Notification | None:
         else:
             step.end(ended, "suppressed", "digested", detail=identity)
             rules = ended.category
-            events.append(event)
+            if ended.id not in taken:  # the rest of it may have been taken by itself
+                events.append(event)
+            taken.add(ended.id)
             channels |= dict.fromkeys(item.channels or ())
     if rules is None:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from messages.profile import Endpoint
 from messages.words import Channel
@@ -13,7 +13,7 @@ from policy.endpoints import usable
 from policy.local_time import day_name, next_day
 from policy.policies import CapRule, CategoryRules, Limit
 from policy.preferences import resolve
-from policy.quiet_hours import end_of_quiet, is_quiet, spread_out, union, week_of
+from policy.quiet_hours import end_of_quiet, is_quiet, next_quiet, spread_out, union, week_of
 from policy.state import Part
 from policy.step import SENT, Notification, Step, Verdicts
 from policy.throttle import refill, wait_for_token
@@ -61,14 +61,22 @@ def judge(step: Step, notification: Notification) -> None:
 
 def _on_ladder(notification: Notification, category: CategoryRules) -> bool:
     """Whether the notification climbs; the rest of a rung, and a digest, do not."""
-    return category.choice == "escalation" and not notification.closing and notification.part in (None, "ladder")
+    if notification.part is None:
+        return category.choice == "escalation" and not notification.closing
+    return notification.part == "ladder"
 
 
 def _possible(notification: Notification, category: CategoryRules) -> Sequence[Channel]:
-    data = notification.event.data
-    channels: Sequence[Channel] = category.channels
+    """The channels that the category and the event provide for, as far as this part of it is about them."""
+    channels = _provided(notification, category)
     if notification.channels is not None:
         channels = [channel for channel in channels if channel in notification.channels]
+    return channels
+
+
+def _provided(notification: Notification, category: CategoryRules) -> Sequence[Channel]:
+    data = notification.event.data
+    channels: Sequence[Channel] = category.channels
     if data.channels is not None:
         channels = [channel for channel in channels if channel in data.channels]
     if data.template is None:
@@ -102,23 +110,37 @@ def _look_at(step: Step, notification: Notification, category: CategoryRules, ch
     for channel in channels:
         if endpoints := _reached_by(step, notification, category, channel, verdicts):
             reachable.append((channel, endpoints))
-    if reachable and notification.event.data.collapse_key is not None and not supersede.older(step, notification):
+    collapses = notification.event.data.collapse_key is not None and step.state.pending
+    if reachable and collapses and not supersede.older(step, notification):
         # A newer one waits: this one would be shown after it.
         words.update(dict.fromkeys((channel for channel, _ in reachable), "superseded"))
         return verdicts
     units: dict[str, int] = {}
     for channel, endpoints in reachable:  # it may grow
+        if category.choice == "cheapest":
+            units = {}  # only one of them will go out
         words[channel] = word = _when(step, notification, category, channel, verdicts, units)
         if word == SENT:
             verdicts.going.append((channel, endpoints))
-        elif (
-            word == "quiet_hours" and category.quiet_hours == "in_app" and "in_app" not in channels and not verdicts.stand_in
-        ):
+        elif word == "quiet_hours" and not verdicts.stand_in and _inbox_stands_in(notification, category):
             # In quiet hours the inbox takes what would have disturbed, where the user allows it there.
             verdicts.stand_in = channel
             if inbox := _reached_by(step, notification, category, "in_app", verdicts):
                 reachable.append(("in_app", inbox))
+    if verdicts.stand_in is not None:
+        # What the inbox does not take now waits, or is collected, in its own place.
+        if "in_app" in verdicts.waiting:
+            verdicts.waiting[verdicts.stand_in] = verdicts.waiting.pop("in_app")
+        if "in_app" in verdicts.collected:
+            verdicts.collected[verdicts.collected.index("in_app")] = verdicts.stand_in
     return verdicts
+
+
+def _inbox_stands_in(notification: Notification, category: CategoryRules) -> bool:
+    """Whether the inbox is a stand-in: once a notification, and not where it is one of the channels anyway."""
+    return (
+        category.quiet_hours == "in_app" and notification.part is None and "in_app" not in _provided(notification, category)
+    )
 
 
 def _reached_by(
@@ -163,26 +185,30 @@ def _when(
         return _exceeded(
             step, notification, category, channel, "throttled", category.throttle.action, release, queue, verdicts
         )
-    over = _over_budget(step, category, channel)
-    mine: list[CapRule] = []
-    for rule in category.obeys:
-        if not rule.concerns(notification.event.data.tags):
-            continue
-        if rule.channels is None and (notification.part is not None or rule.name in units):
-            continue  # one unit for the whole notification
-        if rule.channels is not None and channel not in rule.channels:
-            continue
+    mine = _caps_of(notification, category, channel, units) if category.obeys else ()
+    for rule in mine:
         free_at = _wait_for_unit(step, notification, rule, units.get(rule.name, 0), verdicts)
         if free_at is not None:
             queue = CAP + rule.name
             return _exceeded(step, notification, category, channel, "capped", rule.action, free_at, queue, verdicts)
-        mine.append(rule)
-    if over:
+    if step.policies.exhausted and category.category_class != "critical" and _over_budget(step, category, channel):
         verdicts.retry_at[channel] = next_day(step.policies.time_zone, step.now)
         return "over_budget"
     for rule in mine:
         units[rule.name] = units.get(rule.name, 0) + 1
     return SENT
+
+
+def _caps_of(notification: Notification, category: CategoryRules, channel: Channel, units: dict[str, int]) -> list[CapRule]:
+    """The caps that have a say on this channel; one without channels is asked once, for the whole notification."""
+    tags = notification.event.data.tags
+    whole = notification.part is None
+    return [
+        rule
+        for rule in category.obeys
+        if (rule.tags is None or rule.concerns(tags))
+        and ((whole and rule.name not in units) if rule.channels is None else channel in rule.channels)
+    ]
 
 
 def _collect(verdicts: Verdicts, channel: Channel) -> str:
@@ -209,7 +235,9 @@ def _quiet(
     action = category.quiet_hours
     if end is not None:
         user = f"{step.state.tenant}/{step.state.user}"
-        end = spread_out(end, user, step.policies.wake_up_spread, notification.expires_at)
+        ends = (notification.expires_at, next_quiet(week, zone, end) if step.policies.wake_up_spread else None)
+        last = min((at for at in ends if at is not None), default=None)
+        end = spread_out(end, user, step.policies.wake_up_spread, last)
         verdicts.retry_at[channel] = end
     if action == "digest" and category.digest is not None and not notification.closing:
         return _collect(verdicts, channel)
@@ -283,19 +311,16 @@ def _wait_for_unit(step: Step, notification: Notification, rule: CapRule, taking
 
 def _over_budget(step: Step, category: CategoryRules, channel: Channel) -> bool:
     """Rule 12: whether the category's budget on this channel is spent for the day of the deployment's calendar."""
-    exhausted = step.policies.exhausted
-    if not exhausted or (category.name, channel, day_name(step.policies.time_zone, step.now)) not in exhausted:
-        return False
-    if category.category_class == "critical":
-        step.out.budget_exempt += 1
-        return False
-    return True
+    return (category.name, channel, day_name(step.policies.time_zone, step.now)) in step.policies.exhausted
 
 
 def _choose(step: Step, notification: Notification, category: CategoryRules, verdicts: Verdicts) -> None:
     """Rule 12, ``cheapest``: of the channels that could go out in time only the least expensive one is left."""
     candidates = {channel: step.now for channel, _ in verdicts.going}
     candidates |= {channel: release for channel, (release, _, _) in verdicts.waiting.items()}
+    if candidates:  # what a digest would take goes another way
+        verdicts.words.update(dict.fromkeys(verdicts.collected, "not_chosen"))
+        verdicts.collected.clear()
     if len(candidates) < 2:
         return
     deadline = deadline_of(notification, category)
@@ -319,8 +344,13 @@ def _conclude(step: Step, notification: Notification, category: CategoryRules, v
     taken = notification.part is not None
     if verdicts.going:
         sent = emit(step, notification, verdicts)
-        if verdicts.opens and category.digest is not None:
-            digests.open_by_leading(step, notification, category.digest)
+        if step.policies.exhausted and category.category_class == "critical":
+            step.out.budget_exempt += sum(
+                len(endpoints) for channel, endpoints in verdicts.going if _over_budget(step, category, channel)
+            )
+        digest = category.digest
+        if verdicts.opens and digest is not None and any(channel in digest.channels for channel, _ in verdicts.going):
+            digests.open_by_leading(step, notification, digest)
         taken = True
         if _on_ladder(notification, category):
             _wait_on_ladder(step, notification, category, sent)
@@ -329,14 +359,13 @@ def _conclude(step: Step, notification: Notification, category: CategoryRules, v
         part: Part = "ladder" if notification.part == "ladder" and not verdicts.going else "rest"
         waits = _part_of(notification, part) if taken else notification
         cause = min(verdicts.waiting.values())
-        everything = category.choice != "all" and not taken
         step.wait(
             waits,
             "deferred",
             cause[1],
             cause[0],
             verdicts,
-            channels=notification.channels if everything or part == "ladder" else _limited(waits, verdicts.waiting),
+            channels=tuple(verdicts.waiting) if waits.part == "rest" else _left(notification, category, verdicts.collected),
             queues=tuple(queue for _, _, queues in verdicts.waiting.values() for queue in queues),
         )
         taken = True
@@ -346,9 +375,11 @@ def _conclude(step: Step, notification: Notification, category: CategoryRules, v
     return None
 
 
-def _limited(notification: Notification, waiting: Iterable[Channel]) -> tuple[Channel, ...] | None:
-    """A part is limited to the channels that wait; a whole notification is judged on all of them again."""
-    return tuple(waiting) if notification.part is not None else notification.channels
+def _left(notification: Notification, category: CategoryRules, collected: list[Channel]) -> tuple[Channel, ...] | None:
+    """What waits as a whole is judged on all its channels again, less those that a digest has taken."""
+    if not collected:
+        return notification.channels
+    return tuple(channel for channel in _possible(notification, category) if channel not in collected)
 
 
 def _part_of(notification: Notification, part: Part) -> Notification:

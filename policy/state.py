@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -115,12 +116,20 @@ class UserState(msgspec.Struct):
         return self.pending.pop(key)
 
 
-def part_key(notification: str, part: Part | None) -> str:
-    """The id under which a notification, or a part of it, waits."""
-    return notification if part is None else f"{notification}/{part}"
+def part_key(notification: str, part: Part | None, rung: int = 0) -> str:
+    """The id under which a notification, or a part of it, waits; the rest of every rung of a ladder has its own."""
+    if part is None:
+        return notification
+    return f"{notification}/{part}.{rung}" if rung and part == "rest" else f"{notification}/{part}"
+
+
+def parts_of(pending: Iterable[str], notification: str) -> list[str]:
+    """The ids of ``pending`` under which a notification and its parts wait."""
+    return [key for key in pending if key.startswith(notification)]
 
 
 def split_part(key: str) -> tuple[str, Part | None]:
     """The notification and the part of such an id."""
     notification, _, found = key.partition("/")
+    found, _, _ = found.partition(".")
     return notification, next((part for part in PARTS if part == found), None)

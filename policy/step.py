@@ -105,6 +105,7 @@ class Step(msgspec.Struct):
     state: UserState
     profile: Profile
     out: Decided
+    _zone: str | None = None
 
     @property
     def country(self) -> str | None:
@@ -113,7 +114,14 @@ class Step(msgspec.Struct):
 
     def zone(self) -> str:
         """The user's time zone, else the country's, else the deployment's."""
-        return zone_of(self.profile.time_zone, self.country, self.policies.countries, self.policies.time_zone)
+        if self._zone is None:
+            policies = self.policies
+            self._zone = zone_of(self.profile.time_zone, self.country, policies.countries, policies.time_zone)
+        return self._zone
+
+    def zone_changed(self) -> None:
+        """Another profile may have another zone."""
+        self._zone = None
 
     def paused(self, notification: Notification) -> bool:
         """Whether the notification's source, category or campaign is paused."""
@@ -154,7 +162,7 @@ class Step(msgspec.Struct):
             notification.sequence = state.activity.sequence
         event = notification.event
         state.wait(
-            part_key(notification.id, notification.part),
+            part_key(notification.id, notification.part, notification.rung),
             Pending(
                 kind=kind,
                 cause=cause,

@@ -7,7 +7,7 @@ from messages.profile import Cancel, Failed, Opened, PendingChange, Read, Stalle
 from policy import digests, seen
 from policy.identity import notification_id
 from policy.release import taken_up
-from policy.state import PARTS, Pending, part_key
+from policy.state import Pending, part_key, parts_of
 from policy.step import Step
 
 
@@ -54,13 +54,14 @@ def _cancel(step: Step, command: Cancel, at: int) -> None:
         step.out.hit("cancels", forgotten)
     if command.event_id is not None:
         identity = notification_id(state.tenant, command.source, command.event_id, state.user)
-        found = [key for part in (None, *PARTS) if (key := part_key(identity, part)) in state.pending]
+        found = parts_of(state.pending, identity)
     else:
         found = [waits for waits, item in state.pending.items() if item.cancellation_key == command.cancellation_key]
     for waiting in found:
         item = state.pending[waiting]
         event = decode_event(item.payload)
-        if event.source == command.source:
+        # Of what came later than it is remembered for it says nothing, also where it is replayed.
+        if event.source == command.source and item.arrived_at - at <= policies.cancel_window:
             _end(step, waiting, item, event, None)
 
 

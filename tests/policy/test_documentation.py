@@ -10,8 +10,22 @@ import yaml
 
 from messages.codec import encode_json
 from messages.event import MAX_DATA_BYTES
-from messages.policy import Bounds, Category, Policy, Throttle, decode_policy
-from messages.profile import MAX_ENDPOINTS, MAX_PREFERENCES
+from messages.policy import (
+    Bounds,
+    Cap,
+    Category,
+    CountryTable,
+    Defaults,
+    Digest,
+    Policy,
+    Price,
+    Source,
+    Step,
+    TenantDefaults,
+    Throttle,
+    decode_policy,
+)
+from messages.profile import MAX_CONSENTS, MAX_ENDPOINTS, MAX_PREFERENCES, MAX_SUBSCRIPTIONS, MAX_WINDOWS
 from policy.profiles import MAX_PROFILE_BYTES, REMEMBERED_COMMANDS
 from policy.reasons import CHANGE_REASONS, REASONS
 from policy.release import URGENT_FOR
@@ -63,12 +77,27 @@ def test_the_example_is_a_valid_document_that_names_every_key_and_the_defaults()
     assert set().union(*raw["categories"].values()) == set(Category.__struct_encode_fields__)
     assert set(raw["categories"]["tips"]["throttle"]) == set(Throttle.__struct_encode_fields__)
     smallest = decode_policy(b'{"version":1,"categories":{"a":{"class":"critical","channels":["push"]}}}')
-    assert (smallest.identity_window, smallest.park) == (raw["identity_window"], raw["park"]) == ("24h", "30s")
+    for key in ("identity_window", "cancel_window", "park"):
+        assert getattr(smallest, key) == raw[key]
+    for name, kind in (
+        ("sources", Source),
+        ("caps", Cap),
+        ("countries", CountryTable),
+        ("prices", Price),
+        ("tenants", TenantDefaults),
+    ):
+        (only,) = raw[name].values()
+        assert set(only) == set(kind.__struct_encode_fields__)
+    assert set(raw["defaults"]) == set(Defaults.__struct_encode_fields__)
+    assert set(raw["categories"]["tips"]["digest"]) == set(Digest.__struct_encode_fields__)
     assert Bounds(**raw["bounds"]) == smallest.bounds == Bounds()
     assert set(raw["bounds"]) == set(Bounds.__struct_encode_fields__)
     category = smallest.categories["a"]
-    assert (category.max_age, category.default) == ("24h", "allow")
+    assert (category.max_age, category.dedup_window, category.deadline) == ("24h", "24h", "1h")
+    assert (category.default, category.quiet_hours, category.choice) == ("allow", "defer", "all")
     assert Throttle(limit=1, period="1s").action == "defer"
+    assert Cap(limit=1, window="day").action == "drop"
+    assert Step(channels=["push"]).wait == "5m"
 
 
 def test_the_numbers_in_the_text() -> None:
@@ -76,6 +105,7 @@ def test_the_numbers_in_the_text() -> None:
     for line in (
         f"| {MAX_ENDPOINTS} endpoints |",
         f"| {MAX_PREFERENCES} preferences, {MAX_PROFILE_BYTES // 1024} KiB a profile |",
+        f"| {MAX_SUBSCRIPTIONS} subscriptions, {MAX_CONSENTS} consents, {MAX_WINDOWS} quiet-hour windows |",
         f"| {REMEMBERED_COMMANDS} command ids a profile |",
         f"| {MAX_DATA_BYTES // 1024} KiB of an event's `data` |",
     ):
