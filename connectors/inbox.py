@@ -74,6 +74,14 @@ return {unread(), more, found}
 """
 )
 
+_ITEM = Script(
+    _PRUNE
+    + """
+local id = ARGV[2]
+return {redis.call('HGET', items, id) or '', redis.call('ZSCORE', order, id) or '', redis.call('HGET', read, id) or ''}
+"""
+)
+
 _MARK = Script(
     _PRUNE
     + """
@@ -97,7 +105,8 @@ return {marked, unread()}
 class InboxItem(msgspec.Struct, omit_defaults=True, kw_only=True):
     """One item. ``id`` is the delivery's; ``at`` when it was put and ``read_at`` when it was read, in milliseconds.
 
-    ``at`` and ``read_at`` are set by the store; what a writer puts there is ignored.
+    ``source`` and ``event_id`` are its event's; items of an older version lack the source. ``at`` and ``read_at`` are set by
+    the store; what a writer puts there is ignored.
     """
 
     id: str
@@ -106,6 +115,7 @@ class InboxItem(msgspec.Struct, omit_defaults=True, kw_only=True):
     title: str | None = None
     body: str | None = None
     data: dict[str, str] = {}
+    source: str | None = None
     event_id: str | None = None
     expires_at: int | None = None
     read_at: int | None = None
@@ -128,6 +138,14 @@ class Marked(msgspec.Struct, kw_only=True):
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(InboxItem).decode
+
+
+def _item(raw: bytes | str, score: bytes | str, read_at: bytes | str) -> InboxItem:
+    """An item as it is stored, with when it was put and read."""
+    item = _decode(raw)
+    item.at = int(score)
+    item.read_at = int(read_at) if read_at else None
+    return item
 
 
 def _parse_cursor(cursor: str | None) -> tuple[str, str]:
@@ -181,14 +199,14 @@ class Inbox:
             raise ValueError(f"`limit` must be from 1 to {MAX_PAGE}")
         at, identity = _parse_cursor(before)
         unread, more, found = await self._redis.script(_LIST, self._keys(tenant, user), [now, limit, at, identity])
-        items = []
-        for raw, score, read_at in zip(found[::3], found[1::3], found[2::3], strict=True):
-            item = _decode(raw)
-            item.at = int(score)
-            item.read_at = int(read_at) if read_at else None
-            items.append(item)
+        items = [_item(*parts) for parts in zip(found[::3], found[1::3], found[2::3], strict=True)]
         following = f"{items[-1].at}:{items[-1].id}" if more else UNSET
         return Page(items=items, unread=unread, next=following)
+
+    async def item(self, tenant: str, user: str, now: int, id: str) -> InboxItem | None:
+        """Read one item, or None where there is none with this id, or it has expired."""
+        raw, score, read_at = await self._redis.script(_ITEM, self._keys(tenant, user), [now, id])
+        return _item(raw, score, read_at) if raw else None
 
     async def mark_read(self, tenant: str, user: str, now: int, ids: list[str] | None = None) -> Marked:
         """Mark items as read, all of them where ``ids`` is None; unknown ids and items read before are passed over.

@@ -133,7 +133,7 @@ class ViewSettings(_Section, frozen=True):
     """The Redis views; ``ttl`` in milliseconds."""
 
     ttl: Positive = 86_400_000
-    decisions_a_user: Positive = 50
+    decisions_a_user: Positive = 200
 
 
 class StackSettings(_Section, frozen=True):

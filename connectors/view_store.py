@@ -21,6 +21,7 @@ from messages.codec import DecodeError
 from messages.decision import DecisionRecord, decode_decision
 from messages.delivery import Outcome, decode_outcome
 from messages.profile import Profile, decode_profile
+from messages.topics import DECISIONS, registry
 from messages.words import user_key
 
 Command = tuple[bytes | str | int, ...]
@@ -53,17 +54,22 @@ class ViewKeys:
         return self._outcome + delivery.encode()
 
 
-# One call instead of three halves what the writer and Redis do for a record. By its text and not its digest: that
-# works after a restart of Redis, and Redis keeps the compiled script either way.
+# One call instead of several spares the writer and Redis most of what they do for a record. By its text and not its
+# digest: that works after a restart of Redis, and Redis keeps the compiled script either way. A later decision never
+# shortens what an earlier one, that left something waiting, asked for.
 _ADD = """
 redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2])
 redis.call('ZREMRANGEBYRANK', KEYS[1], 0, ARGV[3])
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[4]) then redis.call('PEXPIRE', KEYS[1], ARGV[4]) end
 """
 
+# What is older than the topic could not be told again after a rebuild, and so is not kept for longer either.
+_LONGEST = registry(1)[DECISIONS].retention_ms or 0
 
-class _DecidedAt(msgspec.Struct):
+
+class _Decided(msgspec.Struct):
     decided_at: int
+    release_at: int | None = None
 
 
 class _Reported(msgspec.Struct):
@@ -71,7 +77,7 @@ class _Reported(msgspec.Struct):
     repeat: bool = False
 
 
-_decided_at = msgspec.json.Decoder(_DecidedAt).decode
+_decided = msgspec.json.Decoder(_Decided).decode
 _reported = msgspec.json.Decoder(_Reported).decode
 
 
@@ -92,13 +98,18 @@ class ViewWriter:
         return ("DEL", key) if value is None else ("SET", key, value, "PX", self._ttl)
 
     def decision(self, user: bytes, value: bytes) -> Command:
-        """One more decision; the oldest go when there are too many. The same record again changes nothing."""
+        """One more decision; the oldest go when there are too many. The same record again changes nothing.
+
+        Where it left something waiting, it is kept beyond the release, so that the chain can be told whole.
+        """
         try:
-            at = _decided_at(value).decided_at
+            record = _decided(value)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise DecodeError.of(error) from None
-        key = self._keys.decisions(user)
-        return ("EVAL", _ADD, 1, key, at, value, self._last, self._ttl)
+        key, at = self._keys.decisions(user), record.decided_at
+        wait = 0 if record.release_at is None else max(0, record.release_at - at)
+        keep = max(self._ttl, min(self._ttl + wait, _LONGEST))
+        return ("EVAL", _ADD, 1, key, at, value, self._last, keep)
 
     def outcome(self, value: bytes) -> Command:
         """What became of a delivery; a report made again after a restart does not replace the first one."""
@@ -129,11 +140,10 @@ class ViewReader:
         value = await self._client.get(self._keys.profile(user_key(tenant, user).encode()))
         return None if value is None else decode_profile(value)
 
-    async def history(self, tenant: str, user: str, event: str | None = None) -> History:
-        """The user's last decisions (those of one event id, where it is given) and the outcomes of their deliveries."""
+    async def history(self, tenant: str, user: str) -> History:
+        """The user's last decisions and the outcomes of their deliveries."""
         values: Sequence[bytes] = await self._client.zrange(self._keys.decisions(user_key(tenant, user).encode()), 0, -1)
         decisions = [decode_decision(value) for value in values]
-        decisions = [record for record in decisions if event is None or record.event_id == event]
         decisions.sort(key=lambda record: (record.decided_at, record.step))
         ids = list(dict.fromkeys(delivery for record in decisions for delivery in record.deliveries))
         # One command a key, not one for all: in a cluster they lie in several slots.

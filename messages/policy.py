@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from messages.codec import json_decoder
-from messages.windows import Window
+from messages.windows import WindowInput
 from messages.words import END, CategoryClass, Channel, Country, Identifier, Key, Lane, Tenant, TimeZone, check_time_zone
 
 _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -198,7 +198,7 @@ class CountryTable(_Part, kw_only=True, frozen=True):
     """What is particular to a country: its main time zone, and when marketing SMS are forbidden there."""
 
     time_zone: TimeZone | None = None
-    marketing_sms: Annotated[tuple[Window, ...], Meta(max_length=16)] = ()
+    marketing_sms: Annotated[tuple[WindowInput, ...], Meta(max_length=16)] = ()
 
     def __post_init__(self) -> None:
         if self.time_zone is not None:

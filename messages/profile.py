@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from messages.codec import json_decoder
-from messages.windows import Window
+from messages.windows import Window, WindowInput
 from messages.words import (
     END,
     PROVIDERS,
@@ -76,7 +76,7 @@ class ProfileInput(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tru
     locale: Annotated[str, Meta(pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*" + END)] | None = None
     endpoints: Annotated[list[EndpointInput], Meta(max_length=MAX_ENDPOINTS)] = []
     preferences: Annotated[list[Preference], Meta(max_length=MAX_PREFERENCES)] = []
-    quiet_hours: Annotated[tuple[Window, ...], Meta(max_length=MAX_WINDOWS)] = ()
+    quiet_hours: Annotated[tuple[WindowInput, ...], Meta(max_length=MAX_WINDOWS)] = ()
     subscriptions: Annotated[dict[Key, bool], Meta(max_length=MAX_SUBSCRIPTIONS)] = {}
     consents: Annotated[list[ConsentInput], Meta(max_length=MAX_CONSENTS)] = []
 
@@ -139,7 +139,7 @@ class UnsuppressEndpoint(_Command, tag="unsuppress_endpoint"):
 class SetQuietHours(_Command, tag="set_quiet_hours"):
     """Replace the user's quiet hours; an empty list has none."""
 
-    quiet_hours: Annotated[tuple[Window, ...], Meta(max_length=MAX_WINDOWS)]
+    quiet_hours: Annotated[tuple[WindowInput, ...], Meta(max_length=MAX_WINDOWS)]
 
 
 class Subscribe(_Command, tag="subscribe"):

@@ -24,7 +24,9 @@ from policy.step import NOBODY, Decided, Notification, Step
 from policy.withdraw import was_cancelled, withdraw
 
 PAUSED_FOR = 5 * 60_000
-"""Milliseconds after which what is deferred by a pause is looked at again."""
+"""Milliseconds after which what is deferred by a pause is looked at again; each time that doubles, up to LONGEST_PAUSE."""
+
+LONGEST_PAUSE = 60 * 60_000
 
 
 class Arrival(msgspec.Struct):
@@ -188,7 +190,8 @@ def _first_with(step: Step, notification: Notification, category: CategoryRules,
 def _start(step: Step, notification: Notification) -> None:
     """Rule 6: the event may ask for a later time; then the rules that are repeated."""
     if step.policies.paused and step.paused(notification):
-        step.wait(notification, "deferred", "paused", step.now + PAUSED_FOR, channels=notification.channels)
+        pause = min(PAUSED_FOR << min(notification.step, 10), LONGEST_PAUSE)
+        step.wait(notification, "deferred", "paused", step.now + pause, channels=notification.channels)
         return None
     not_before = notification.event.data.not_before
     if not_before is not None and milliseconds(not_before) > step.now:

@@ -6,7 +6,7 @@ the two. A repeat never extends a window.
 
 from __future__ import annotations
 
-from policy.seen import find, instant, remember, without
+from policy.seen import ENTRY, INSTANT, find, instant, latest, remember, without
 
 
 def seen_before(log: bytes, wanted: bytes, now: int, since: int, window: int, bound: int) -> tuple[bool, bytes, int]:
@@ -23,15 +23,17 @@ def seen_before(log: bytes, wanted: bytes, now: int, since: int, window: int, bo
 
 def reserve(log: bytes, key: bytes, now: int, window: int, longest: int, bound: int) -> tuple[bool, bytes, int]:
     """As ``seen_before`` for a content key: its first holder reserves it at ``now``. ``longest`` is the longest window of
-    any category: other keys are kept for that long.
+    any category: for that long a reservation is kept, beside later ones that a shorter window allowed.
     """
-    at = find(log, key)
-    if at != -1 and instant(log, at) >= now - window:
+    if latest(log, key) >= now - window:
         return True, log, 0
-    return False, *remember(log, at, key, now, now - max(window, longest), bound)
+    return False, *remember(log, -1, key, now, now - max(window, longest), bound)
 
 
 def release(log: bytes, key: bytes, reserved_at: int) -> bytes:
     """The log without the reservation that was made at ``reserved_at``; one that somebody else has made since stays."""
-    at = find(log, key)
-    return without(log, at) if at != -1 and instant(log, at) == reserved_at else log
+    entry = reserved_at.to_bytes(INSTANT, "big") + key
+    at = log.find(entry)
+    while at != -1 and at % ENTRY:
+        at = log.find(entry, at + 1)
+    return log if at == -1 else without(log, at)

@@ -30,6 +30,7 @@ from messages.profile import (
     UnsuppressEndpoint,
     WithdrawConsent,
 )
+from messages.windows import Window, WindowInput
 
 REMEMBERED_COMMANDS = 16
 """How many command ids a profile remembers, so that a producer's repeat of a recent command does nothing."""
@@ -100,7 +101,7 @@ def _applied(now: int, profile: Profile, change: ProfileChange) -> Profile:
         case UnsuppressEndpoint():
             changed = _endpoints(profile, change.endpoint_id, lambda known: msgspec.structs.replace(known, suppressed=None))
         case SetQuietHours():
-            changed = msgspec.structs.replace(profile, quiet_hours=change.quiet_hours)
+            changed = msgspec.structs.replace(profile, quiet_hours=_windows(change.quiet_hours))
         case Subscribe():
             changed = msgspec.structs.replace(profile, subscriptions=_subscriptions(profile.subscriptions, change))
         case GiveConsent():
@@ -127,7 +128,7 @@ def _replaced(now: int, profile: Profile, change: ReplaceProfile) -> Profile:
         locale=new.locale,
         endpoints=_bounded([*suppressed, *(_registered(now, profile, endpoint) for endpoint in new.endpoints)]),
         preferences=_preferences({}, new.preferences),
-        quiet_hours=new.quiet_hours,
+        quiet_hours=_windows(new.quiet_hours),
         subscriptions=new.subscriptions,
         consents=_consents({}, new.consents),
         replaced_with=change.version if change.version is not None else profile.replaced_with,
@@ -179,6 +180,10 @@ def _subscriptions(known: dict[str, bool], change: Subscribe) -> dict[str, bool]
     if len(merged) > MAX_SUBSCRIPTIONS:
         raise ChangeRefused("too_many_subscriptions", f"a profile holds at most {MAX_SUBSCRIPTIONS}, those left included")
     return merged
+
+
+def _windows(new: tuple[WindowInput, ...]) -> tuple[Window, ...]:
+    return tuple(Window(start=window.start, end=window.end, days=window.days) for window in new)
 
 
 def _consents(known: dict[str, Consent], new: list[ConsentInput]) -> dict[str, Consent]:

@@ -25,6 +25,17 @@ def find(log: bytes, wanted: bytes) -> int:
     return at - INSTANT if at != -1 else -1
 
 
+def latest(log: bytes, wanted: bytes) -> int:
+    """The latest instant at which the number ``wanted`` was seen, or -1."""
+    seen = -1
+    at = log.find(wanted)
+    while at != -1:
+        if at % ENTRY == INSTANT:
+            seen = max(seen, instant(log, at - INSTANT))
+        at = log.find(wanted, at + 1)
+    return seen
+
+
 def instant(log: bytes, at: int) -> int:
     """The instant of the entry that begins at ``at``."""
     return int.from_bytes(log[at : at + INSTANT], "big")

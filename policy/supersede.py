@@ -6,7 +6,6 @@ from messages.event import decode_event, milliseconds
 from policy.release import taken_up
 from policy.step import Notification, Step
 
-
 _BEFORE_RULE_8 = ("not_before", "paused")
 """Causes of waiting that say nothing yet of whether a notification will ever reach the user."""
 

@@ -48,6 +48,7 @@ class InApp:
             title=content.title,
             body=content.body,
             data=content.data,
+            source=delivery.source,
             event_id=delivery.event_id,
             expires_at=delivery.expires_at,
         )

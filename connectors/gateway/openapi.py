@@ -20,11 +20,13 @@ from litestar.openapi.spec import (
 )
 from litestar.openapi.spec.schema import Schema
 
+from connectors.explain import Explanation
 from connectors.gateway.answers import BatchResult, CommandAccepted, Health, Problem, Result
+from connectors.gateway.cancellations import Cancellation, CancellationResult
 from connectors.inbox import Marked, Page
-from connectors.view_store import History
 from messages.event import Event
-from messages.profile import EndpointInput, Preference, Profile, ProfileInput
+from messages.profile import ConsentInput, EndpointInput, Preference, Profile, ProfileInput
+from messages.windows import WindowInput
 
 JSON = "application/json"
 EVENT = "application/cloudevents+json"
@@ -42,7 +44,11 @@ _TYPES = {
     "ProfileInput": ProfileInput,
     "Preferences": list[Preference],
     "EndpointInput": EndpointInput,
-    "History": History,
+    "QuietHours": list[WindowInput],
+    "ConsentInput": ConsentInput,
+    "Cancellation": Cancellation,
+    "CancellationResult": CancellationResult,
+    "Explanation": Explanation,
     "InboxPage": Page,
     "Marked": Marked,
 }

@@ -1,175 +1,39 @@
-"""Users: changes of their profiles in; profiles, decisions and inboxes out."""
+"""Users: profiles, decisions and inboxes out, and the marks of what was read in."""
 
 from __future__ import annotations
 
 import logging
-import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from litestar import Request, Response, delete, get, patch, post, put
+from litestar import Request, Response, get, post
 from litestar.params import Parameter
-from msgspec import Meta
 from redis.exceptions import RedisError
 
-from connectors.gateway.answers import CommandAccepted, Refusal
+from connectors.explain import Explanation, stories
+from connectors.gateway.answers import Refusal
 from connectors.gateway.exchange import (
     LOST,
     RETRY_AFTER,
     answer,
-    body_of,
     caller_of,
     charge,
-    decoded,
     gateway_of,
     now_millis,
     path_text,
 )
-from connectors.gateway.intake import EVENT_LIMIT, Record
-from connectors.gateway.openapi import JSON, operation
-from messages.codec import encode_json, json_decoder
-from messages.profile import (
-    MAX_PREFERENCES,
-    AddEndpoint,
-    EndpointId,
-    EndpointInput,
-    Preference,
-    ProfileInput,
-    RemoveEndpoint,
-    ReplaceProfile,
-    SetPreferences,
-    decode_profile_input,
-)
+from connectors.gateway.intake import Record
+from connectors.gateway.openapi import operation
+from connectors.inbox import InboxItem
+from messages.codec import encode_json
+from messages.profile import Read
 from messages.topics import CHANGES
 from messages.words import Identifier, UserId, user_key
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-Preferences = Annotated[list[Preference], Meta(min_length=1, max_length=MAX_PREFERENCES)]
-
-_decode_preferences = json_decoder(Preferences)
-_decode_endpoint = json_decoder(EndpointInput)
-
-
-_COMMAND_ID = Annotated[
-    str | None,
-    Parameter(
-        header="Idempotency-Key",
-        min_length=1,
-        max_length=256,
-        description="Names the change: the same again does nothing. A new one is made where it is missing.",
-    ),
-]
-_CHANGE_ANSWERS = {
-    202: ("CommandAccepted", "The change is in Kafka; it will be applied in order."),
-    400: ("Problem", "Not a valid document, parameter or header; `path` names the place."),
-    401: ("Problem", "No valid API key."),
-    403: ("Problem", "The key lacks the scope."),
-    408: ("Problem", "The body did not arrive in time."),
-    413: ("Problem", "The body is too large."),
-    415: ("Problem", "Not JSON."),
-    429: ("Problem", "The key's limit; `Retry-After` says when to send again."),
-    503: ("Problem", "Kafka did not acknowledge: send again with the same `Idempotency-Key`, which is harmless."),
-}
-_BODILESS = (408, 413, 415)
-
-
-async def _change(
-    request: Request[Any, Any, Any], user_id: str, command: Callable[[str], object], command_id: str | None
-) -> Response[bytes]:
-    gateway, caller = gateway_of(request), caller_of(request)
-    user = path_text(user_id, UserId, "user_id")
-    charge(gateway, caller, "")
-    command_id = command_id or str(uuid.uuid4())
-    value = encode_json(command(command_id))
-    if len(value) > EVENT_LIMIT:
-        raise Refusal("too_large", f"the change has {len(value):,} bytes; {EVENT_LIMIT:,} is the most", "$")
-    (failed,) = await gateway.publisher.publish([Record(CHANGES, user_key(caller.tenant, user).encode(), value)])
-    if failed is not None:
-        detail = f"{LOST[failed]}: send it again with `Idempotency-Key: {command_id}`"
-        raise Refusal(failed, detail, retry_after=RETRY_AFTER)
-    return answer(CommandAccepted(id=command_id), 202)
-
-
-@put(
-    "/v1/users/{user_id:str}",
-    opt={"scope": "profiles"},
-    status_code=202,
-    request_max_body_size=EVENT_LIMIT,
-    operation_class=operation(takes=((JSON, "ProfileInput"),), gives=_CHANGE_ANSWERS),
-)
-async def replace_profile(
-    request: Request[Any, Any, Any],
-    user_id: str,
-    idempotency_key: _COMMAND_ID = None,
-    if_version: Annotated[
-        int | None,
-        Parameter(
-            header="If-Version",
-            ge=0,
-            le=2**63 - 1,
-            description="The writer's own version: the replacement is dropped where a higher or equal one came before.",
-        ),
-    ] = None,
-) -> Response[bytes]:
-    """Replace a user's profile; suppressions stay."""
-    _, body = await body_of(request)
-    profile: ProfileInput = decoded(decode_profile_input, body)
-    return await _change(
-        request, user_id, lambda id: ReplaceProfile(id=id, profile=profile, version=if_version), idempotency_key
-    )
-
-
-@patch(
-    "/v1/users/{user_id:str}/preferences",
-    opt={"scope": "profiles"},
-    status_code=202,
-    request_max_body_size=EVENT_LIMIT,
-    operation_class=operation(takes=((JSON, "Preferences"),), gives=_CHANGE_ANSWERS),
-)
-async def set_preferences(
-    request: Request[Any, Any, Any], user_id: str, idempotency_key: _COMMAND_ID = None
-) -> Response[bytes]:
-    """Set some of a user's choices and leave the others."""
-    _, body = await body_of(request)
-    preferences = decoded(_decode_preferences, body)
-    return await _change(request, user_id, lambda id: SetPreferences(id=id, preferences=preferences), idempotency_key)
-
-
-@post(
-    "/v1/users/{user_id:str}/endpoints",
-    opt={"scope": "profiles"},
-    status_code=202,
-    request_max_body_size=EVENT_LIMIT,
-    operation_class=operation(takes=((JSON, "EndpointInput"),), gives=_CHANGE_ANSWERS),
-)
-async def add_endpoint(
-    request: Request[Any, Any, Any], user_id: str, idempotency_key: _COMMAND_ID = None
-) -> Response[bytes]:
-    """Add an endpoint, or replace the one with the same id."""
-    _, body = await body_of(request)
-    endpoint = decoded(_decode_endpoint, body)
-    return await _change(request, user_id, lambda id: AddEndpoint(id=id, endpoint=endpoint), idempotency_key)
-
-
-@delete(
-    "/v1/users/{user_id:str}/endpoints/{endpoint_id:str}",
-    opt={"scope": "profiles"},
-    status_code=202,
-    operation_class=operation(
-        gives={status: answer for status, answer in _CHANGE_ANSWERS.items() if status not in _BODILESS}
-    ),
-)
-async def remove_endpoint(
-    request: Request[Any, Any, Any], user_id: str, endpoint_id: str, idempotency_key: _COMMAND_ID = None
-) -> Response[bytes]:
-    """Remove an endpoint; one that does not exist is no error."""
-    endpoint: str = path_text(endpoint_id, EndpointId, "endpoint_id")
-    return await _change(request, user_id, lambda id: RemoveEndpoint(id=id, endpoint_id=endpoint), idempotency_key)
-
 
 _READ_ANSWERS = {
     400: ("Problem", "Not a valid parameter; `path` names it."),
@@ -213,16 +77,24 @@ async def read_profile(request: Request[Any, Any, Any], user_id: str) -> Respons
 @get(
     "/v1/users/{user_id:str}/decisions",
     opt={"scope": "profiles"},
-    operation_class=operation(gives={200: ("History", "The last decisions, oldest first."), **_READ_ANSWERS}),
+    operation_class=operation(
+        gives={200: ("Explanation", "The notifications known lately, the first one first."), **_READ_ANSWERS}
+    ),
 )
 async def read_decisions(
     request: Request[Any, Any, Any],
     user_id: str,
-    event: Annotated[str | None, Parameter(description="Only those of this event id.", required=False)] = None,
+    event: Annotated[str | None, Parameter(description="Only the one of this event id.", required=False)] = None,
+    limit: Annotated[
+        int | None, Parameter(ge=1, description="Only this many, the latest. Default: all.", required=False)
+    ] = None,
 ) -> Response[bytes]:
-    """What was decided for a user lately, and what became of the deliveries; empty where nothing recent is known."""
+    """What was decided for a user lately and why, in records and in sentences, and what became of the deliveries."""
     user: str = path_text(user_id, UserId, "user_id")
-    return answer(await _view(gateway_of(request).views.history(caller_of(request).tenant, user, event)), 200)
+    tenant = caller_of(request).tenant
+    history = await _view(gateway_of(request).views.history(tenant, user))
+    told = stories(history, now_millis(), event=event, limit=limit)
+    return answer(Explanation(tenant=tenant, user=user, notifications=told), 200)
 
 
 @get(
@@ -249,11 +121,36 @@ async def read_inbox(
     "/v1/users/{user_id:str}/inbox/{delivery_id:str}/read",
     opt={"scope": "inbox"},
     status_code=200,
-    operation_class=operation(gives={200: ("Marked", "How many were marked, and are unread now."), **_READ_ANSWERS}),
+    operation_class=operation(
+        gives={
+            **_READ_ANSWERS,
+            200: ("Marked", "How many were marked, and are unread now."),
+            429: ("Problem", "The key's limit; `Retry-After` says when to send again."),
+            503: ("Problem", "Redis or Kafka does not answer: send again after `Retry-After`, which is harmless."),
+        }
+    ),
 )
 async def mark_read(request: Request[Any, Any, Any], user_id: str, delivery_id: str) -> Response[bytes]:
-    """Mark an item of a user's inbox as read; one that is read already, or gone, is no error."""
+    """Mark an item of a user's inbox as read, which ends its ladder; one that is read already, or gone, is no error."""
+    gateway, tenant = gateway_of(request), caller_of(request).tenant
     user: str = path_text(user_id, UserId, "user_id")
     delivery: str = path_text(delivery_id, Identifier, "delivery_id")
-    marking = gateway_of(request).inbox.mark_read(caller_of(request).tenant, user, now_millis(), [delivery])
-    return answer(await _view(marking), 200)
+    item = await _view(gateway.inbox.item(tenant, user, now_millis(), delivery))
+    # The command first: after a death in between the item is unread, and reading it again sends the command again, which is
+    # harmless. The other way round the ladder of an item marked as read would climb on.
+    if item is not None and item.read_at is None:
+        await _tell_of_reading(request, user, item)
+    return answer(await _view(gateway.inbox.mark_read(tenant, user, now_millis(), [delivery])), 200)
+
+
+async def _tell_of_reading(request: Request[Any, Any, Any], user: str, item: InboxItem) -> None:
+    """Publish that the user has read an item; one of an older version, which does not know its event, ends no ladder."""
+    if item.source is None or item.event_id is None:
+        return
+    gateway, caller = gateway_of(request), caller_of(request)
+    charge(gateway, caller, "")
+    command = Read(id=f"read/{item.id}", source=item.source, event_id=item.event_id)
+    record = Record(CHANGES, user_key(caller.tenant, user).encode(), encode_json(command))
+    (failed,) = await gateway.publisher.publish([record])
+    if failed is not None:
+        raise Refusal(failed, f"{LOST[failed]}: mark it again", retry_after=RETRY_AFTER)

@@ -13,7 +13,10 @@ import redis.asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from connectors.adapters.inapp import InApp
 from connectors.inbox import MAX_PAGE, Inbox, InboxItem
+from messages.event import Content
+from tests.adapters.harness import delivery
 from tests.conftest import RedisServer
 
 NOW = 1_800_000_000_000
@@ -109,6 +112,42 @@ def test_read_marks(redis_server: RedisServer) -> None:
         page = await inbox.page("t", "u", NOW + 13)
         assert {each.id: each.read_at for each in page.items}["i1"] == NOW + 10
         assert page.unread == 0
+
+    run(redis_server, scenario)
+
+
+def test_one_item(redis_server: RedisServer) -> None:
+    async def scenario(inbox: Inbox, client: redis.asyncio.Redis) -> None:
+        await inbox.put("t", "u", item("a", source="shop", event_id="e", expires_at=NOW + 100), NOW)
+        found = await inbox.item("t", "u", NOW + 1, "a")
+        assert found is not None
+        assert (found.id, found.source, found.event_id, found.at, found.read_at) == ("a", "shop", "e", NOW, None)
+        await inbox.mark_read("t", "u", NOW + 5, ["a"])
+        read = await inbox.item("t", "u", NOW + 6, "a")
+        assert read is not None
+        assert read.read_at == NOW + 5
+        assert await inbox.item("t", "u", NOW + 6, "b") is None
+        assert await inbox.item("t", "other", NOW + 6, "a") is None
+        assert await inbox.item("t", "u", NOW + 100, "a") is None
+
+    run(redis_server, scenario)
+
+
+def test_the_item_of_a_delivery_knows_its_event() -> None:
+    made = delivery("inapp", source="shop", event_id="order-17")
+    put = InApp.build(made, Content(title="T"), NOW)
+    assert (put.item.id, put.item.source, put.item.event_id) == (made.id, "shop", "order-17")
+
+
+def test_an_item_of_an_older_version_has_no_source(redis_server: RedisServer) -> None:
+    async def scenario(inbox: Inbox, client: redis.asyncio.Redis) -> None:
+        user = uuid.uuid4().hex
+        await inbox.put("t", user, item("a"), NOW)
+        (key,) = await client.keys(f"*{user}*:items")
+        await client.hset(key, "a", b'{"id":"a","category":"news","event_id":"e"}')
+        found = await inbox.item("t", user, NOW, "a")
+        assert found is not None
+        assert (found.source, found.event_id) == (None, "e")
 
     run(redis_server, scenario)
 

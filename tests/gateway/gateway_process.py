@@ -216,6 +216,15 @@ class Topics:
 
         return until(found, what=f"{count} records with {text}")
 
+    def with_key(self, key: str) -> list[Record]:
+        """The records with this key, once there is one."""
+
+        def found() -> list[Record]:
+            self._poll()
+            return [record for record in self._read if record.key == key.encode()]
+
+        return until(found, what=f"a record with the key {key}")
+
     def has(self, text: str) -> bool:
         """Whether a record up to the present ends of the topics holds ``text``."""
         ends = self._consumer.end_offsets(self._consumer.assignment())

@@ -21,11 +21,14 @@ from msgspec.structs import replace
 from cli.stack.stack import Stack
 from cli.stack.stack_settings import write_settings
 from connectors.gateway.keys import hash_key
+from connectors.inbox import InboxItem
 from connectors.settings import ROOT, RedisSettings, Settings
+from messages.profile import Read, decode_change
 from messages.topics import CHANGES, EVENTS
 from tests.conftest import RedisServer, free_settings
 from tests.gateway.conftest import with_keys_in
 from tests.gateway.gateway_process import ALL, KEYS, SHOP, Gateway, Topics, event
+from tests.gateway.test_users import put_items
 from tests.waiting import until
 
 WITHIN = 1.5
@@ -178,6 +181,39 @@ def test_the_main_process_ends_with_its_worker(gateway_settings: Settings, tmp_p
         gateway.kill()
 
 
+def test_a_cancellation_or_a_reading_that_kafka_did_not_take_is_not_lost(
+    beside: Gateway, broker: Broker, fresh: str
+) -> None:
+    """The users it did not reach are named; the item stays unread, so that reading it again tells of it again."""
+    beside.wait_until_well()
+    put_items(broker.settings, fresh, InboxItem(id=fresh, category="news", source="shop", event_id="e"))
+    users = [f"u{number}" for number in range(1_500)]
+    body = {"recipients": {"users": users}, "source": "shop", "event_id": "e"}
+    reading = f"/v1/users/{fresh}/inbox/{fresh}/read"
+    broker.freeze()
+    try:
+        answer, seconds = timed(lambda: beside.call("POST", "/v1/cancellations", json=body))
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
+        assert (answer.json()["accepted"], answer.json()["unavailable"]) == (0, users)
+        assert (answer.json()["reason"], answer.json()["id"] in answer.json()["detail"]) == ("unacknowledged", True)
+        assert seconds < WITHIN + 5, "one slice is waited for, not each"
+
+        answer = beside.call("POST", reading)
+        assert (answer.status_code, answer.json()["reason"]) == (503, "unacknowledged")
+        (item,) = beside.call("GET", f"/v1/users/{fresh}/inbox").json()["items"]
+        assert "read_at" not in item
+    finally:
+        broker.thaw()
+    until(lambda: beside.call("POST", reading).status_code == 200, what="it is read")
+    topics = Topics(broker.settings.kafka, [CHANGES])
+    try:
+        (record, *_) = topics.with_text(f"read/{fresh}")
+        assert decode_change(record.value) == Read(id=f"read/{fresh}", source="shop", event_id="e")
+    finally:
+        topics.close()
+    until(lambda: beside.call("POST", "/v1/cancellations", json=body).status_code == 202, what="it is taken")
+
+
 def test_a_start_while_kafka_and_redis_are_away_works_as_soon_as_they_do(broker: Broker, tmp_path: Path, fresh: str) -> None:
     (tmp_path / "stack").mkdir()
     stack = Stack(free_settings(tmp_path / "stack"), ["redis"])
@@ -192,7 +228,9 @@ def test_a_start_while_kafka_and_redis_are_away_works_as_soon_as_they_do(broker:
             assert answer.headers["Retry-After"] == "2"
         health = gateway.call("GET", "/healthz", key=None)
         assert health.status_code == 503
-        assert all(word.startswith("unreachable") for word in health.json().values())
+        words = health.json()
+        assert words.pop("policies").startswith("not read yet")
+        assert all(word.startswith("unreachable") for word in words.values())
         broker.thaw()
         stack.up()
         gateway.wait_until_well()

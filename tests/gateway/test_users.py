@@ -14,15 +14,20 @@ from connectors.inbox import Inbox, InboxItem
 from connectors.settings import Settings
 from connectors.view_store import ViewKeys, ViewWriter, namespace
 from messages.codec import encode_json
-from messages.decision import DecisionRecord
+from messages.decision import CapCount, DecisionRecord
 from messages.delivery import Outcome
 from messages.profile import (
     AddEndpoint,
     Endpoint,
+    GiveConsent,
     Profile,
+    Read,
     RemoveEndpoint,
     ReplaceProfile,
     SetPreferences,
+    SetQuietHours,
+    Subscribe,
+    WithdrawConsent,
     decode_change,
 )
 from tests.gateway.gateway_process import ALL, INBOX, PROFILES, SHOP, Gateway, Topics
@@ -34,11 +39,17 @@ PROFILE = {
     "endpoints": [{"id": "phone", "provider": "fcm", "address": "token"}],
     "preferences": [{"category": "news", "channel": "email", "allow": False}],
 }
+CONSENT = {"category": "news", "channel": "sms", "at": 1_790_000_000_000, "where": "web", "text_version": "3"}
 CHANGES: dict[str, tuple[str, str, Any, type]] = {
     "replace": ("PUT", "", PROFILE, ReplaceProfile),
     "preferences": ("PATCH", "/preferences", [{"category": "news", "allow": False}], SetPreferences),
     "add": ("POST", "/endpoints", {"id": "phone", "provider": "fcm", "address": "token"}, AddEndpoint),
     "remove": ("DELETE", "/endpoints/phone%2F1", None, RemoveEndpoint),
+    "quiet hours": ("PUT", "/quiet-hours", [{"start": "22:00", "end": "07:00", "days": ["mon"]}], SetQuietHours),
+    "subscribe": ("PUT", "/subscriptions/sport%2F1", None, Subscribe),
+    "leave": ("DELETE", "/subscriptions/sport%2F1", None, Subscribe),
+    "consent": ("POST", "/consents", CONSENT, GiveConsent),
+    "withdrawal": ("DELETE", "/consents?category=news&channel=sms", None, WithdrawConsent),
 }
 
 
@@ -58,16 +69,28 @@ def test_a_change_is_a_command_on_the_log(gateway: Gateway, written: Topics, fre
 
 
 def test_the_commands_say_what_was_asked(gateway: Gateway, written: Topics, fresh: str) -> None:
-    for method, path, body, _ in CHANGES.values():
-        headers = {"Idempotency-Key": fresh, **({"If-Version": "7"} if method == "PUT" else {})}
+    for name, (method, path, body, _) in CHANGES.items():
+        headers = {"Idempotency-Key": fresh, **({"If-Version": "7"} if name == "replace" else {})}
         assert gateway.call(method, f"/v1/users/u{path}", json=body, headers=headers).status_code == 202
-    by_kind = {record.document["kind"]: record.document for record in written.with_text(fresh, 4)}
-    assert by_kind == {
-        "replace_profile": {"kind": "replace_profile", "id": fresh, "version": 7, "profile": PROFILE},
-        "set_preferences": {"kind": "set_preferences", "id": fresh, "preferences": CHANGES["preferences"][2]},
-        "add_endpoint": {"kind": "add_endpoint", "id": fresh, "endpoint": CHANGES["add"][2]},
-        "remove_endpoint": {"kind": "remove_endpoint", "id": fresh, "endpoint_id": "phone/1"},
-    }
+    commands = [record.document for record in written.with_text(fresh, len(CHANGES))]
+    assert all(command.pop("id") == fresh for command in commands)
+    assert commands == [
+        {"kind": "replace_profile", "version": 7, "profile": PROFILE},
+        {"kind": "set_preferences", "preferences": CHANGES["preferences"][2]},
+        {"kind": "add_endpoint", "endpoint": CHANGES["add"][2]},
+        {"kind": "remove_endpoint", "endpoint_id": "phone/1"},
+        {"kind": "set_quiet_hours", "quiet_hours": CHANGES["quiet hours"][2]},
+        {"kind": "subscribe", "topic": "sport/1"},
+        {"kind": "subscribe", "topic": "sport/1", "subscribed": False},
+        {"kind": "give_consent", "consent": CONSENT},
+        {"kind": "withdraw_consent", "category": "news", "channel": "sms"},
+    ]
+
+
+def test_no_quiet_hours_is_an_empty_list(gateway: Gateway, written: Topics, fresh: str) -> None:
+    answer = gateway.call("PUT", f"/v1/users/{fresh}/quiet-hours", json=[], headers={"Idempotency-Key": fresh})
+    assert answer.status_code == 202
+    assert written.with_text(fresh)[0].document == {"kind": "set_quiet_hours", "id": fresh, "quiet_hours": []}
 
 
 def test_a_users_id_may_hold_a_slash_and_anything_else(gateway: Gateway, written: Topics, fresh: str) -> None:
@@ -104,6 +127,18 @@ def test_the_tenant_is_the_keys(gateway: Gateway, written: Topics, fresh: str) -
         ("PATCH", "/preferences", {"category": "news", "allow": False}, "$", "Expected `array`"),
         ("POST", "/endpoints", {"id": "", "provider": "fcm", "address": "x"}, "$.id", "length >= 1"),
         ("POST", "/endpoints", {"id": "a", "provider": "fcm", "address": ""}, "$.address", "length >= 1"),
+        ("PUT", "/quiet-hours", {"start": "22:00", "end": "07:00"}, "$", "Expected `array`"),
+        ("PUT", "/quiet-hours", [{"start": "22:00", "end": "24:01"}], "$[0].end", "regex"),
+        ("PUT", "/quiet-hours", [{"start": "24:00", "end": "07:00"}], "$[0].start", "regex"),
+        ("PUT", "/quiet-hours", [{"start": "22:00", "end": "07:00", "days": ["monday"]}], "$[0].days[0]", "monday"),
+        ("PUT", "/quiet-hours", [{"start": "22:00", "end": "07:00", "days": []}], "$[0].days", "length >= 1"),
+        ("PUT", "/quiet-hours", [{"start": "22:00", "end": "07:00"}] * 33, "$", "length <= 32"),
+        ("PUT", "", {"quiet_hours": [{"start": "22:00"}]}, "$.quiet_hours[0]", "missing required field `end`"),
+        ("PUT", "", {"consents": [{"at": 1, "where": "web"}]}, "$.consents[0]", "missing required field `text_version`"),
+        ("POST", "/consents", {"channel": "sms"}, "$", "missing required field `at`"),
+        ("POST", "/consents", CONSENT | {"at": -1}, "$.at", ">= 0"),
+        ("POST", "/consents", CONSENT | {"channel": "fax"}, "$.channel", "fax"),
+        ("POST", "/consents", CONSENT | {"proof": "x"}, "$", "unknown field `proof`"),
     ],
 )
 def test_what_is_no_valid_change_is_refused_with_its_place(
@@ -128,6 +163,26 @@ def test_what_is_no_valid_change_is_refused_with_its_place(
 def test_a_wrong_parameter_is_named(gateway: Gateway, path: str, headers: dict[str, str], place: str) -> None:
     answer = gateway.call("PUT", path, json={}, headers=headers)
     assert (answer.status_code, answer.json()["reason"], answer.json()["path"]) == (400, "invalid_request", place)
+
+
+@pytest.mark.parametrize(
+    ("query", "place", "detail"),
+    [
+        ("", "category", "name the `category`, the `channel`, or both"),
+        ("?channel=fax", "channel", "fax"),
+        (f"?category={'x' * 257}", "category", "length <= 256"),
+    ],
+)
+def test_a_withdrawal_says_what_it_withdraws(gateway: Gateway, query: str, place: str, detail: str) -> None:
+    answer = gateway.call("DELETE", f"/v1/users/u/consents{query}")
+    assert (answer.status_code, answer.json()["reason"], answer.json()["path"]) == (400, "invalid_request", place)
+    assert detail in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+def test_a_topic_that_is_none_is_named(gateway: Gateway, method: str) -> None:
+    answer = gateway.call(method, f"/v1/users/u/subscriptions/{'x' * 257}")
+    assert (answer.status_code, answer.json()["path"]) == (400, "topic")
 
 
 def test_a_field_twice_is_refused(gateway: Gateway) -> None:
@@ -156,6 +211,11 @@ def test_an_oversized_profile_is_refused(gateway: Gateway) -> None:
         ("GET", "/v1/users/u/inbox", PROFILES, 403),
         ("POST", "/v1/users/u/inbox/d/read", PROFILES, 403),
         ("DELETE", "/v1/users/u/endpoints/e", SHOP, 403),
+        ("PUT", "/v1/users/u/quiet-hours", SHOP, 403),
+        ("PUT", "/v1/users/u/subscriptions/t", SHOP, 403),
+        ("DELETE", "/v1/users/u/subscriptions/t", SHOP, 403),
+        ("POST", "/v1/users/u/consents", SHOP, 403),
+        ("DELETE", "/v1/users/u/consents?channel=sms", SHOP, 403),
     ],
 )
 def test_a_key_with_the_scope_is_needed(gateway: Gateway, method: str, path: str, key: str | None, status: int) -> None:
@@ -186,10 +246,9 @@ def test_a_profile_is_read_from_the_view(gateway: Gateway, gateway_settings: Set
     assert gateway.call("GET", f"/v1/users/{fresh}%2F1", key=PROFILES).status_code == 404
 
 
-def test_decisions_and_outcomes_are_read_from_the_view(
-    gateway: Gateway, gateway_settings: Settings, store: Any, fresh: str
-) -> None:
-    assert gateway.call("GET", f"/v1/users/{fresh}/decisions").json() == {"decisions": [], "outcomes": {}}
+def test_decisions_are_explained_from_the_view(gateway: Gateway, gateway_settings: Settings, store: Any, fresh: str) -> None:
+    empty = {"tenant": "default", "user": fresh, "notifications": []}
+    assert gateway.call("GET", f"/v1/users/{fresh}/decisions").json() == empty
     writer = ViewWriter(gateway_settings.kafka, gateway_settings.views)
     shared: dict[str, Any] = {"tenant": "default", "user": fresh, "source": "shop", "category": "news", "lane": "urgent"}
     for step, event_id in enumerate(("e-1", "e-2")):
@@ -197,6 +256,8 @@ def test_decisions_and_outcomes_are_read_from_the_view(
             notification_id=event_id,
             event_id=event_id,
             outcome="sent",
+            channels={"push": "sent"},
+            caps=[CapCount(name="daily", taken=1, limit=3, window="day")],
             deliveries=[f"{fresh}-{event_id}"],
             policy_version=1,
             origin="events.urgent/0/1",
@@ -216,22 +277,38 @@ def test_decisions_and_outcomes_are_read_from_the_view(
         **shared,
     )
     store.execute_command(*writer.outcome(encode_json(outcome)))
-    body = gateway.call("GET", f"/v1/users/{fresh}/decisions").json()
-    assert [each["event_id"] for each in body["decisions"]] == ["e-1", "e-2"]
-    assert {name: each["status"] for name, each in body["outcomes"].items()} == {f"{fresh}-e-2": "accepted"}
-    body = gateway.call("GET", f"/v1/users/{fresh}/decisions?event=e-1").json()
-    assert ([each["event_id"] for each in body["decisions"]], body["outcomes"]) == (["e-1"], {})
+    first, second = gateway.call("GET", f"/v1/users/{fresh}/decisions").json()["notifications"]
+    assert (first["event_id"], second["event_id"]) == ("e-1", "e-2")
+    assert {name: each["status"] for name, each in second["outcomes"].items()} == {f"{fresh}-e-2": "accepted"}
+    assert second["decisions"][0]["caps"] == [{"name": "daily", "taken": 1, "limit": 3, "window": "day"}]
+    assert "1 delivery went out." in second["sentences"][0]
+    assert "fcm accepted it" in second["sentences"][-1]
+    for query, left in (("event=e-1", ["e-1"]), ("limit=1", ["e-2"]), ("event=e-1&limit=1", ["e-1"]), ("event=e-3", [])):
+        body = gateway.call("GET", f"/v1/users/{fresh}/decisions?{query}").json()
+        assert [each["event_id"] for each in body["notifications"]] == left
 
 
-def test_an_inbox_is_paged_and_marked(gateway: Gateway, gateway_settings: Settings, fresh: str) -> None:
+@pytest.mark.parametrize("limit", ["0", "-1", "many"])
+def test_a_wrong_limit_is_refused(gateway: Gateway, limit: str) -> None:
+    answer = gateway.call("GET", f"/v1/users/u/decisions?limit={limit}")
+    assert (answer.status_code, answer.json()["path"]) == (400, "limit")
+
+
+def put_items(settings: Settings, user: str, *items: InboxItem) -> None:
+    """As the adapter does."""
+
     async def put() -> None:
-        client = redis.asyncio.Redis.from_url(gateway_settings.redis.url)
-        inbox = Inbox(client, prefix=namespace(gateway_settings.kafka))
-        for number in range(3):
-            await inbox.put("default", fresh, InboxItem(id=f"d-{number}", category="news"), 1_800_000_000_000 + number)
+        client = redis.asyncio.Redis.from_url(settings.redis.url)
+        inbox = Inbox(client, prefix=namespace(settings.kafka))
+        for number, item in enumerate(items):
+            await inbox.put("default", user, item, 1_800_000_000_000 + number)
         await client.aclose()
 
     asyncio.run(put())
+
+
+def test_an_inbox_is_paged_and_marked(gateway: Gateway, gateway_settings: Settings, fresh: str) -> None:
+    put_items(gateway_settings, fresh, *(InboxItem(id=f"d-{number}", category="news") for number in range(3)))
     first = gateway.call("GET", f"/v1/users/{fresh}/inbox?limit=2", key=INBOX).json()
     assert ([item["id"] for item in first["items"]], first["unread"]) == (["d-2", "d-1"], 3)
     second = gateway.call("GET", f"/v1/users/{fresh}/inbox?limit=2&before={first['next']}").json()
@@ -242,6 +319,27 @@ def test_an_inbox_is_paged_and_marked(gateway: Gateway, gateway_settings: Settin
     assert gateway.call("POST", f"/v1/users/{fresh}/inbox/nothing/read").json() == {"marked": 0, "unread": 2}
     items = gateway.call("GET", f"/v1/users/{fresh}/inbox").json()["items"]
     assert [item["id"] for item in items if item.get("read_at")] == ["d-1"]
+
+
+def test_an_item_that_is_read_ends_its_ladder(
+    gateway: Gateway, gateway_settings: Settings, written: Topics, fresh: str
+) -> None:
+    put_items(gateway_settings, fresh, InboxItem(id=fresh, category="news", source="shop", event_id=f"e-{fresh}"))
+    for marked in (1, 0):
+        assert gateway.call("POST", f"/v1/users/{fresh}/inbox/{fresh}/read").json() == {"marked": marked, "unread": 0}
+    assert written.has(f"read/{fresh}")
+    # It was unread but once.
+    (record,) = written.with_text(f"read/{fresh}")
+    assert (record.topic, record.key) == ("changes", f"default/{fresh}".encode())
+    assert decode_change(record.value) == Read(id=f"read/{fresh}", source="shop", event_id=f"e-{fresh}")
+
+
+def test_an_item_of_an_older_version_is_marked_and_ends_nothing(
+    gateway: Gateway, gateway_settings: Settings, written: Topics, fresh: str
+) -> None:
+    put_items(gateway_settings, fresh, InboxItem(id=fresh, category="news", event_id=f"e-{fresh}"))
+    assert gateway.call("POST", f"/v1/users/{fresh}/inbox/{fresh}/read").json() == {"marked": 1, "unread": 0}
+    assert not written.has(fresh)
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=many", "before=nonsense"])
@@ -264,6 +362,10 @@ def test_the_document_describes_every_path_and_its_parameters(gateway: Gateway) 
         "/v1/users/{user_id}/preferences",
         "/v1/users/{user_id}/endpoints",
         "/v1/users/{user_id}/endpoints/{endpoint_id}",
+        "/v1/users/{user_id}/quiet-hours",
+        "/v1/users/{user_id}/subscriptions/{topic}",
+        "/v1/users/{user_id}/consents",
+        "/v1/cancellations",
         "/v1/users/{user_id}/decisions",
         "/v1/users/{user_id}/inbox",
         "/v1/users/{user_id}/inbox/{delivery_id}/read",
@@ -280,4 +382,4 @@ def test_the_document_describes_every_path_and_its_parameters(gateway: Gateway) 
 
 def test_healthz_needs_no_key(gateway: Gateway) -> None:
     answer = gateway.call("GET", "/healthz", key=None)
-    assert (answer.status_code, answer.json()) == (200, {"kafka": "ok", "redis": "ok"})
+    assert (answer.status_code, answer.json()) == (200, {"kafka": "ok", "redis": "ok", "policies": "ok"})

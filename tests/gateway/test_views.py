@@ -23,10 +23,10 @@ from cli.stack.stack import Stack
 from cli.stack.stack_settings import write_settings
 from connectors import topics as administration
 from connectors.settings import ROOT, KafkaSettings, RedisSettings, Settings, ViewSettings
-from connectors.view_store import History, ViewReader
+from connectors.view_store import History, ViewKeys, ViewReader, ViewWriter
 from connectors.views import GROUP, Views
 from messages.codec import encode_json
-from messages.decision import DecisionRecord
+from messages.decision import CapCount, DecisionRecord
 from messages.delivery import Outcome
 from messages.profile import Profile
 from messages.topics import DECISIONS, OUTCOMES, PARTITIONER, PROFILES
@@ -225,6 +225,50 @@ def test_every_key_expires_and_the_decisions_are_bounded(settings: Settings, tmp
         assert all(0 < client.pttl(key) <= settings.views.ttl for key in keys)
     finally:
         views.kill()
+
+
+def test_a_chain_is_kept_until_after_what_it_waits_for(settings: Settings) -> None:
+    """Beyond the views' time, but not for longer than the topic holds it; a later record does not shorten that."""
+    client = redis.Redis.from_url(settings.redis.url)
+    writer, keys = ViewWriter(settings.kafka, settings.views), ViewKeys(settings.kafka)
+    ttl, hour = settings.views.ttl, 3_600_000
+
+    def left(user: str, *records: DecisionRecord) -> int:
+        key = f"default/{user}".encode()
+        for record in records:
+            client.execute_command(*writer.decision(key, encode_json(record)))
+        milliseconds: int = client.pttl(keys.decisions(key))
+        return milliseconds
+
+    waits = decision("ada", 1, outcome="deferred", deliveries=[], release_at=1 + 24 * hour)
+    assert ttl + 23 * hour < left("ada", waits) <= ttl + 24 * hour
+    assert ttl + 23 * hour < left("ada", decision("ada", 2)) <= ttl + 24 * hour
+    assert left("eve", replace(waits, release_at=1 + 1_000 * hour)) <= 72 * hour
+    assert 71 * hour < left("eve")
+    assert left("bob", replace(waits, release_at=0)) <= ttl
+
+
+def test_the_records_of_one_instant_are_read_as_they_were_written(settings: Settings) -> None:
+    client = redis.Redis.from_url(settings.redis.url)
+    writer = ViewWriter(settings.kafka, settings.views)
+    full = decision(
+        "ada",
+        1,
+        outcome="escalating",
+        reason="escalation",
+        child=True,
+        part="ladder",
+        channels={"push": "quiet_hours"},
+        retry_at={"push": 7},
+        caps=[CapCount(name="daily", taken=1, limit=2, window="day")],
+        rung=1,
+        override="category/news",
+        release_at=9,
+    )
+    sent = decision("ada", 1)
+    for record in (sent, full, full):
+        client.execute_command(*writer.decision(b"default/ada", encode_json(record)))
+    assert sorted(read(settings, "ada")[1].decisions, key=lambda record: record.child) == [sent, full]
 
 
 def test_a_removed_profile_is_gone(settings: Settings, tmp_path: Path) -> None:

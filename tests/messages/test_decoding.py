@@ -25,6 +25,14 @@ def event(**fields: Any) -> dict[str, Any]:
     return envelope | {"data": data} | fields
 
 
+WINDOW = {"start": "22:00", "end": "07:00"}
+CONSENT = {"at": 1_790_000_000_000, "where": "web", "text_version": "3"}
+
+
+def command(kind: str, **fields: Any) -> dict[str, Any]:
+    return {"kind": kind, "id": "1", **fields}
+
+
 POLICY = {"version": 1, "categories": {"news": {"class": "marketing", "channels": ["push"]}}}
 
 
@@ -50,6 +58,21 @@ def refused(decode: Any, document: Any) -> DecodeError:
         (decode_profile_input, {"preferences": [{"allow": True, "colour": 1}]}, "$.preferences[0]"),
         (decode_change, {"kind": "remove_endpoint", "id": "1", "endpoint_id": "a", "colour": 1}, "$"),
         (decode_change, {"kind": "replace_profile", "id": "1", "profile": {"colour": 1}}, "$.profile"),
+        (
+            decode_change,
+            command("set_quiet_hours", quiet_hours=[{"start": "22:00", "end": "06:00", "colour": 1}]),
+            "$.quiet_hours[0]",
+        ),
+        (decode_change, command("subscribe", topic="t", colour=1), "$"),
+        (decode_change, command("give_consent", consent=CONSENT | {"colour": 1}), "$.consent"),
+        (decode_change, command("withdraw_consent", colour=1), "$"),
+        (decode_change, command("cancel", source="s", event_id="e", colour=1), "$"),
+        (decode_change, command("read", source="s", event_id="e", colour=1), "$"),
+        (decode_change, command("open", source="s", event_id="e", colour=1), "$"),
+        (decode_change, command("failed", source="s", event_id="e", delivery_id="d", colour=1), "$"),
+        (decode_change, command("stalled", source="s", event_id="e", delivery_id="d", colour=1), "$"),
+        (decode_profile_input, {"quiet_hours": [{"start": "22:00", "end": "06:00", "colour": 1}]}, "$.quiet_hours[0]"),
+        (decode_profile_input, {"consents": [CONSENT | {"colour": 1}]}, "$.consents[0]"),
         (decode_policy, POLICY | {"colour": 1}, "$"),
         (
             decode_policy,
@@ -83,6 +106,34 @@ def test_a_field_that_is_unknown_is_named_with_its_place(decode: Any, document: 
         (decode_event, event(data={"channels": ["fax"]}), "$.data.channels[0]"),
         (decode_change, {"kind": "erase_everything", "id": "1"}, "$.kind"),
         (decode_change, {"id": "1"}, "$"),
+        (decode_change, command("set_quiet_hours"), "$"),
+        (decode_change, command("set_quiet_hours", quiet_hours=[WINDOW, {"start": "22:00"}]), "$.quiet_hours[1]"),
+        (decode_change, command("set_quiet_hours", quiet_hours=[WINDOW | {"start": "24:00"}]), "$.quiet_hours[0].start"),
+        (decode_change, command("set_quiet_hours", quiet_hours=[WINDOW | {"end": "24:01"}]), "$.quiet_hours[0].end"),
+        (decode_change, command("set_quiet_hours", quiet_hours=[WINDOW | {"end": "7:00"}]), "$.quiet_hours[0].end"),
+        (decode_change, command("set_quiet_hours", quiet_hours=[WINDOW | {"days": []}]), "$.quiet_hours[0].days"),
+        (decode_change, command("set_quiet_hours", quiet_hours=[WINDOW | {"days": ["Mon"]}]), "$.quiet_hours[0].days[0]"),
+        (decode_change, command("set_quiet_hours", quiet_hours=[WINDOW] * 33), "$.quiet_hours"),
+        (decode_change, command("subscribe"), "$"),
+        (decode_change, command("subscribe", topic=""), "$.topic"),
+        (decode_change, command("subscribe", topic="t", subscribed="no"), "$.subscribed"),
+        (decode_change, command("give_consent", consent={"at": 1, "where": "web"}), "$.consent"),
+        (decode_change, command("give_consent", consent=CONSENT | {"at": -1}), "$.consent.at"),
+        (decode_change, command("give_consent", consent=CONSENT | {"channel": "fax"}), "$.consent.channel"),
+        (decode_change, command("withdraw_consent", channel="fax"), "$.channel"),
+        (decode_change, command("cancel", event_id="e"), "$"),
+        (decode_change, command("cancel", source="s"), "$"),
+        (decode_change, command("cancel", source="s", event_id="e", cancellation_key="k"), "$"),
+        (decode_change, command("cancel", source="s", cancellation_key=""), "$.cancellation_key"),
+        (decode_change, command("read", source="s"), "$"),
+        (decode_change, command("open", source="s", event_id="e", machine=1), "$.machine"),
+        (decode_change, command("failed", source="s", event_id="e"), "$"),
+        (decode_change, command("stalled", source="s", event_id="e", delivery_id=""), "$.delivery_id"),
+        (decode_profile_input, {"subscriptions": {"t": "yes"}}, "$.subscriptions[...]"),
+        (decode_profile_input, {"subscriptions": {"": True}}, "$.subscriptions"),
+        (decode_profile_input, {"subscriptions": {str(number): True for number in range(513)}}, "$.subscriptions"),
+        (decode_profile_input, {"consents": [CONSENT] * 129}, "$.consents"),
+        (decode_profile_input, {"consents": [CONSENT, CONSENT | {"where": ""}]}, "$.consents[1].where"),
         (decode_profile_input, {"time_zone": "Mars/Olympus"}, "$"),
         (decode_profile_input, {"time_zone": "../etc/passwd"}, "$"),
         (decode_policy, {"version": 0, "categories": POLICY["categories"]}, "$.version"),

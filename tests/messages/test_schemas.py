@@ -14,6 +14,8 @@ from click.testing import CliRunner
 
 from cli.commands_schemas import DIRECTORY, documents
 from cli.main import main
+from connectors.policy_files import read_value
+from connectors.settings import ROOT
 from messages.codec import DecodeError, encode_json
 from messages.event import decode_event
 from messages.profile import decode_change
@@ -70,15 +72,18 @@ def valid(name: str, document: Any) -> bool:
 @pytest.mark.parametrize(
     ("schema", "fixture"),
     [
-        ("profile", "profile"),
-        ("delivery", "delivery"),
-        ("outcome", "outcome"),
-        ("decision-record", "decision"),
-        ("count-record", "count"),
+        ("profile", "profile.newer"),
+        ("profile", "profile.newer-2"),
+        ("delivery", "delivery.newer"),
+        ("outcome", "outcome.newer"),
+        ("decision-record", "decision.newer"),
+        ("decision-record", "decision.newer-2"),
+        ("count-record", "count.newer"),
+        ("count-record", "count.newer-2"),
     ],
 )
 def test_what_components_write_is_valid_with_fields_of_a_newer_version(schema: str, fixture: str) -> None:
-    assert valid(schema, json.loads((FIXTURES / f"{fixture}.newer.json").read_bytes()))
+    assert valid(schema, json.loads((FIXTURES / f"{fixture}.json").read_bytes()))
 
 
 @pytest.mark.parametrize(
@@ -110,16 +115,44 @@ def test_schema_and_decoder_agree_on_events(document: Any) -> None:
         {"kind": "remove_endpoint", "id": "1"},
         {"kind": "set_preferences", "id": "1", "preferences": []},
         {"kind": "erase", "id": "1"},
+        {"kind": "set_quiet_hours", "id": "1", "quiet_hours": [{"start": "22:00", "end": "24:00", "days": ["mon"]}]},
+        {"kind": "set_quiet_hours", "id": "1", "quiet_hours": [{"start": "24:00", "end": "07:00"}]},
+        {"kind": "set_quiet_hours", "id": "1", "quiet_hours": [{"start": "22:00", "end": "07:00\n"}]},
+        {"kind": "subscribe", "id": "1", "topic": "sport", "subscribed": False},
+        {"kind": "give_consent", "id": "1", "consent": {"at": 1, "where": "web", "text_version": "3", "channel": "sms"}},
+        {"kind": "give_consent", "id": "1", "consent": {"at": 1, "where": "web"}},
+        {"kind": "withdraw_consent", "id": "1"},
+        {"kind": "cancel", "id": "1", "source": "shop", "event_id": "e"},
+        {"kind": "read", "id": "1", "source": "shop", "event_id": "e"},
+        {"kind": "open", "id": "1", "source": "shop", "event_id": "e", "machine": True},
+        {"kind": "failed", "id": "1", "source": "shop", "event_id": "e"},
+        {"kind": "stalled", "id": "1", "source": "shop", "event_id": "e", "delivery_id": "d"},
         {"id": "1"},
     ],
 )
 def test_schema_and_decoder_agree_on_changes(document: Any) -> None:
-    assert valid("profile-change", document) == decodes(decode_change, document)
+    assert valid("command", document) == decodes(decode_change, document)
 
 
 def test_the_policy_of_the_tests_is_valid() -> None:
     assert valid("policy", POLICY)
     assert not valid("policy", POLICY | {"colour": 1})
+
+
+def test_a_policy_file_is_a_part_of_the_set() -> None:
+    part = {name: value for name, value in POLICY.items() if name != "version"}
+    assert valid("policy-file", part)
+    assert not valid("policy", part)
+    assert not valid("policy-file", part | {"colour": 1})
+    assert not valid("policy-file", {"categories": {"news": {"class": "marketing"}}})
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "flink-conf" / "policies").glob("*.yaml")), ids=lambda file: file.name)
+def test_the_packaged_files_are_valid_and_tell_editors_their_schema(file: Path) -> None:
+    first, _, text = file.read_text(encoding="utf-8").partition("\n")
+    schema = file.parent / first.removeprefix("# yaml-language-server: $schema=")
+    assert schema.resolve() == DIRECTORY / "policy-file.json"
+    assert valid("policy-file", read_value(text))
 
 
 def decodes(decode: Any, document: Any) -> bool:
