@@ -1,44 +1,61 @@
-"""The demo: a stack of its own, synthetic users, a flood with one-time codes beside it, and the account of it all."""
+"""The demo: a stack of its own, synthetic users, a flood with one-time codes beside it, a cast that meets every rule
+(cli/cast.py), and the account of it all.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import redis
+import redis.asyncio
 import requests
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 from msgspec.structs import replace
 
+from cli.cast import CAST
 from cli.job_control import JobControl
+from cli.producing import Record, produce
 from cli.stack.stack import Stack
 from cli.stack.stack_settings import absolute, with_free_ports
 from cli.stack.worker_programs import api_key_file
+from cli.stage import Stage
 from cli.synthetic import background_events, event, profile_commands, user_name
+from cli.watch import Percentiles, Watch
 from connectors.conservation import Reader, Report
+from connectors.explain import Story, stories
 from connectors.log_positions import end_offsets, wait_until_read
 from connectors.settings import ROOT, Settings
-from messages.topics import CHANGES, DECISIONS, EVENTS, OUTCOMES, PARTITIONER, REJECTED
+from connectors.view_store import ViewReader
+from messages.decision import PENDING
+from messages.topics import CHANGES, EVENTS, REJECTED, RejectedHeaders
+from messages.words import DEFAULT_TENANT
+from policy.reasons import REASONS
 
 REPORT = ROOT / "var" / "demo" / "report.json"
 CODES_A_SECOND = 50
 
+DEFECT = "internal_error"
+"""The one reason that must not be seen; every other one must."""
+
+REFUSED = "category_not_allowed"
+"""The reason of what is refused before anything is decided: only `rejected` tells of it."""
+
+ON_CHANNELS = "not_chosen"
+"""The one reason that a whole notification never has: what was chosen in its place goes out or waits."""
+
+_PATIENCE = 30.0
+"""Seconds for which a balance that does not come out even may still do so, when everything else has ended."""
+
 Say = Callable[[str], None]
-
-
-class Percentiles(msgspec.Struct):
-    """Milliseconds."""
-
-    p50: float | None
-    p99: float | None
-    samples: int
 
 
 class ProviderCount(msgspec.Struct):
@@ -49,12 +66,19 @@ class ProviderCount(msgspec.Struct):
 
 
 class DemoReport(msgspec.Struct, kw_only=True):
-    """What came of it. ``outcomes`` maps a reason, ``sent`` for a plain send, to notifications."""
+    """What came of it. ``outcomes`` maps a reason, ``sent`` for a plain send, to notifications; ``pending_reasons`` to how
+    often one was recorded on the way, of what waited or was held; ``channel_reasons`` to how often it was a channel's.
+    ``cast`` has the reasons recorded for each of the cast.
+    """
 
     users: int
     events: int
     urgent_events: int
+    cast_events: int
     outcomes: dict[str, int]
+    pending_reasons: dict[str, int]
+    channel_reasons: dict[str, int]
+    cast: dict[str, list[str]]
     providers: dict[str, ProviderCount]
     deliveries: int
     delivery_outcomes: dict[str, int]
@@ -74,6 +98,7 @@ class Progress(msgspec.Struct):
     codes: int = 0
     decided: int = 0
     outcomes: Counter[str] = msgspec.field(default_factory=Counter)
+    reasons: set[str] = msgspec.field(default_factory=set)
     deliveries: int = 0
     accepted: Counter[str] = msgspec.field(default_factory=Counter)
 
@@ -105,53 +130,49 @@ class Demo:
         """Send everything, wait until all of it has ended, and write the account to ``REPORT``."""
         self.progress.phase = "loading profiles"
         self._load_profiles()
+        stage = Stage(self.settings, self._say)
+        stage.prepare()
         began = time.monotonic()
-        watch = _Watch(self.settings, self.progress)
+        watch = Watch(self.settings.kafka)
         self.progress.phase = "events"
-        with _OneTimeCodes(self.settings, self._users, self.progress) as codes:
-            malformed = self._flood()
-            self._say(f"{self._events:,} events are in the log after {time.monotonic() - began:.0f} s")
-            conservation = self._drain(watch, codes)
+        stage.begin()
+        try:
+            with _OneTimeCodes(self.settings, self._users, self.progress) as codes:
+                malformed = self._flood() + stage.malformed
+                self._say(f"{self._events:,} events are in the log after {time.monotonic() - began:.0f} s")
+                conservation = self._drain(watch, codes, stage)
+        finally:
+            stage.stop()
         seconds = time.monotonic() - began
-        report = self._report(watch, conservation, codes.sent, malformed, seconds)
+        report = self._report(watch, conservation, stage, codes.sent, malformed, seconds)
         REPORT.parent.mkdir(parents=True, exist_ok=True)
         REPORT.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
         return report
 
-    def _produce(self, topic: str, records: Iterable[tuple[str | None, bytes]], count: Callable[[], None]) -> None:
-        producer = Producer(
-            {
-                "bootstrap.servers": self.settings.kafka.bootstrap,
-                "partitioner": PARTITIONER,
-                "acks": "all",
-                "enable.idempotence": True,
-                "linger.ms": 20,
-                "queue.buffering.max.messages": 20_000,
-            }
-        )
-        lost: list[Any] = []
-        for key, value in records:
-            while True:
-                try:
-                    producer.produce(
-                        self.settings.kafka.prefix + topic,
-                        key=key,
-                        value=value,
-                        on_delivery=lambda error, _: lost.append(error) if error else count(),
-                    )
-                    break
-                except BufferError:
-                    producer.poll(0.05)
-            producer.poll(0)
-        if producer.flush(60) or lost:
-            raise RuntimeError(f"the broker did not take all records of {topic}: {lost[:1]}")
+    def told(self, user: str) -> list[Story]:
+        """A user's notifications in sentences, as ``herald explain`` has them, once the views have their end."""
+        deadline = time.monotonic() + 20
+        while True:
+            found = asyncio.run(self._stories(user))
+            ended = bool(found) and all(story.decisions[-1].outcome not in PENDING for story in found)
+            if ended or time.monotonic() > deadline:
+                return found
+            time.sleep(0.5)
+
+    async def _stories(self, user: str) -> list[Story]:
+        client = redis.asyncio.Redis.from_url(self.settings.redis.url, socket_timeout=10)
+        try:
+            history = await ViewReader(client, self.settings.kafka).history(DEFAULT_TENANT, user)
+            return stories(history, _now())
+        finally:
+            await client.aclose()
 
     def _load_profiles(self) -> None:
         def loaded() -> None:
             self.progress.sent += 1
 
-        self._produce(CHANGES, profile_commands(self._users), loaded)
         kafka = self.settings.kafka
+        produce(kafka, ((CHANGES, key, value) for key, value in profile_commands(self._users)), loaded)
         wait_until_read(kafka, kafka.prefix + self.settings.job.group, end_offsets(kafka, CHANGES), 300)
         self._say(f"{self._users:,} profiles are loaded")
         self.progress.sent = 0
@@ -159,38 +180,44 @@ class Demo:
     def _flood(self) -> int:
         malformed = 0
 
-        def records() -> Iterable[tuple[str | None, bytes]]:
+        def records() -> Iterable[Record]:
             nonlocal malformed
             for synthetic in background_events(self._events, self._users, datetime.now(UTC)):
                 malformed += synthetic.malformed
-                yield None, synthetic.payload
+                yield EVENTS["background"], None, synthetic.payload
 
         def sent() -> None:
             self.progress.sent += 1
 
-        self._produce(EVENTS["background"], records(), sent)
+        produce(self.settings.kafka, records(), sent)
         return malformed
 
-    def _drain(self, watch: _Watch, codes: _OneTimeCodes, seconds: float = 1200) -> Report:
+    def _drain(self, watch: Watch, codes: _OneTimeCodes, stage: Stage, seconds: float = 1200) -> Report:
         """Wait until every notification has ended and every delivery is reported; the codes stop with the background."""
         reader = Reader(self.settings.kafka)
         deadline = time.monotonic() + seconds
-        total = self._events
+        even_by = None
         try:
             while True:
-                reader.read()
-                report = reader.ledger.report(_now())
                 watch.read()
+                reader.read()
+                stage.check()
+                report = reader.ledger.report(_now())
                 progress = self.progress
+                progress.deliveries, progress.accepted = watch.decided, watch.accepted
                 progress.decided = sum(cohort.decided for cohort in report.cohorts)
                 progress.outcomes = Counter(_by_reason(report))
-                done = report.counted + report.unreadable >= total and not report.pending
-                if codes.running and done and not watch.open_in("background"):
-                    codes.stop()
-                    total += codes.sent
-                    progress.phase = "the last ones"
-                elif not codes.running and done and watch.complete():
-                    return report
+                progress.reasons = {*progress.outcomes, *watch.pending, *stage.reasons(), *watch.channels} & REASONS.keys()
+                calm = stage.finished and not (report.pending or watch.waiting or report.outcomes.get("quarantined"))
+                if codes.running:
+                    background = self._events + stage.events["background"]
+                    if calm and watch.events["background"] >= background and not watch.open_in("background"):
+                        codes.stop()
+                        progress.phase = "the last ones"
+                elif calm and watch.events["urgent"] >= codes.sent + stage.events["urgent"] and watch.complete():
+                    even_by = even_by or time.monotonic() + _PATIENCE
+                    if not report.difference or time.monotonic() > even_by:
+                        return report
                 if time.monotonic() > deadline:
                     self._say(f"not all had ended after {seconds:.0f} s: the report tells what is missing")
                     return report
@@ -199,15 +226,25 @@ class Demo:
             reader.close()
             watch.close()
 
-    def _report(self, watch: _Watch, balance: Report, codes: int, malformed: int, seconds: float) -> DemoReport:
+    def _report(self, watch: Watch, balance: Report, stage: Stage, codes: int, malformed: int, seconds: float) -> DemoReport:
         providers = {"fcm": self._fcm_books(), "inapp": self._inbox_books()}
+        outcomes, pending = _by_reason(balance), watch.pending + stage.reasons()
+        recorded = {user: set(reasons) for user, reasons in watch.recorded.items()}
+        for user, reason in stage.held.values():
+            recorded.setdefault(user, set()).add(reason)
         rejected = self._rejected()
-        failures = []
+        refused = [user for user, reason in rejected if reason == REFUSED]
+        for user in refused:
+            recorded.setdefault(user, set()).add(REFUSED)
+        if refused:
+            outcomes[REFUSED] = len(refused)
+        seen = {*outcomes, *pending, *({ON_CHANNELS} & watch.channels.keys())}
+        failures = failures_of(seen, recorded)
         if balance.difference:
             failures.append(f"conservation: {balance.difference} notifications are not accounted for")
         failures += [f"{name}: {books.duplicates} duplicates" for name, books in providers.items() if books.duplicates]
-        if rejected != malformed:
-            failures.append(f"{malformed} malformed events were sent, {rejected} are in rejected")
+        if len(rejected) - len(refused) != malformed:
+            failures.append(f"{malformed} malformed events were sent, {len(rejected) - len(refused)} are in rejected")
         for name, books in providers.items():
             reported = watch.accepted[name]
             if books.accepted != reported:
@@ -218,13 +255,17 @@ class Demo:
             users=self._users,
             events=self._events,
             urgent_events=codes,
-            outcomes=_by_reason(balance),
+            cast_events=stage.events.total(),
+            outcomes=outcomes,
+            pending_reasons=dict(pending.most_common()),
+            channel_reasons=dict(watch.channels.most_common()),
+            cast={member.user: sorted(recorded.get(member.user, ())) for member in CAST},
             providers=providers,
             deliveries=watch.decided,
             delivery_outcomes=dict(watch.statuses),
             latency_ms=watch.latencies(self._received()),
             malformed=malformed,
-            rejected=rejected,
+            rejected=len(rejected) - len(refused),
             conservation_difference=balance.difference,
             seconds=round(seconds, 1),
             failures=failures,
@@ -258,96 +299,27 @@ class Demo:
         # An inbox holds an item once, whatever was written: a second one cannot appear.
         return ProviderCount(items, 0)
 
-    def _rejected(self) -> int:
-        """Rejected events, as they lie on the topic."""
-        found = 0
+    def _rejected(self) -> list[tuple[str, str]]:
+        """Rejected events, as they lie on the topic: the user of the record's key, where it had one, and the reason."""
+        found = []
         for message in _read_all(self.settings, REJECTED):
-            stage = dict(message.headers() or []).get("stage")
-            found += stage in (b"read", b"decide")
+            headers = {name: value.decode() for name, value in message.headers() or []}
+            if headers.get(RejectedHeaders.STAGE) in ("read", "decide"):
+                key = headers.get(RejectedHeaders.KEY, "")
+                found.append((key.partition("/")[2], headers[RejectedHeaders.REASON]))
         return found
 
 
-class _Watch:
-    """Follows ``decisions`` and ``outcomes``: which deliveries were decided, and what became of each."""
-
-    def __init__(self, settings: Settings, progress: Progress) -> None:
-        self.open: dict[str, str] = {}
-        self.decided = 0
-        self.statuses: Counter[str] = Counter()
-        self.accepted: Counter[str] = Counter()
-        self._early: set[str] = set()
-        self._outcomes: dict[str, tuple[str, int]] = {}
-        self._released: set[str] = set()
-        self._progress = progress
-        self._prefix = settings.kafka.prefix
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": settings.kafka.bootstrap,
-                "group.id": f"{self._prefix}demo",
-                "auto.offset.reset": "earliest",
-                "isolation.level": "read_committed",
-                "enable.auto.commit": False,
-            }
-        )
-        self._consumer.subscribe([self._prefix + DECISIONS, self._prefix + OUTCOMES])
-
-    def read(self) -> None:
-        """Take what is there now."""
-        full = 10_000
-        taken = full
-        while taken == full:
-            messages = self._consumer.consume(full, timeout=0.3)
-            taken = len(messages)
-            for message in messages:
-                value = message.value()
-                if message.error() is None and value is not None:
-                    record = msgspec.json.decode(value)
-                    (self._outcome if message.topic() == self._prefix + OUTCOMES else self._decision)(record)
-        self._progress.deliveries = self.decided
-        self._progress.accepted = self.accepted
-
-    def _decision(self, record: dict[str, Any]) -> None:
-        for delivery in record.get("deliveries", ()):
-            self.decided += 1
-            if record.get("step"):
-                self._released.add(delivery)
-            if delivery in self._early:
-                self._early.remove(delivery)
-            else:
-                self.open[delivery] = record["lane"]
-
-    def _outcome(self, record: dict[str, Any]) -> None:
-        delivery = record["delivery_id"]
-        if delivery in self._outcomes:  # reported again after a restart
-            return
-        self._outcomes[delivery] = record["lane"], record["arrived_at"]
-        self.statuses[record["status"]] += 1
-        if record["status"] == "accepted":
-            self.accepted[record["provider"]] += 1
-        if delivery in self.open:
-            del self.open[delivery]
-        else:  # an urgent delivery is out before its decision is committed
-            self._early.add(delivery)
-
-    def open_in(self, lane: str) -> bool:
-        """Whether a delivery of ``lane`` has no outcome yet."""
-        return lane in self.open.values()
-
-    def complete(self) -> bool:
-        """Whether every delivery decided has an outcome, and the other way round."""
-        return not self.open and not self._early
-
-    def latencies(self, received: dict[str, int]) -> dict[str, Percentiles]:
-        """From the broker's time of the event to the provider's receipt, by lane; what a rule made wait is left out."""
-        found: dict[str, list[int]] = {"urgent": [], "background": []}
-        for delivery, (lane, arrived_at) in self._outcomes.items():
-            if delivery in received and delivery not in self._released:
-                found[lane].append(received[delivery] - arrived_at)
-        return {lane: _percentiles(values) for lane, values in found.items()}
-
-    def close(self) -> None:
-        """Leave the broker."""
-        self._consumer.close()
+def failures_of(seen: Container[str], recorded: Mapping[str, set[str]]) -> list[str]:
+    """Reasons that were not seen, a defect that was, and what of the cast did not come as its table says."""
+    failures = [f"the reason {reason} was not seen" for reason in REASONS if reason != DEFECT and reason not in seen]
+    if DEFECT in seen:
+        failures.append(f"{DEFECT}: the decision core failed on something; `rejected` says on what")
+    for member in CAST:
+        missing = [reason for reason in member.reasons if reason not in recorded.get(member.user, ())]
+        if missing:
+            failures.append(f"{member.user} was to meet {', '.join(missing)}: {member.story}")
+    return failures
 
 
 class _OneTimeCodes:
@@ -427,13 +399,6 @@ def _by_reason(report: Report) -> dict[str, int]:
         for reason, number in reasons.items():
             found["sent" if outcome == "sent" else reason] += number
     return dict(found.most_common())
-
-
-def _percentiles(values: list[int]) -> Percentiles:
-    if not values:
-        return Percentiles(None, None, 0)
-    values.sort()
-    return Percentiles(values[len(values) // 2], values[min(len(values) - 1, len(values) * 99 // 100)], len(values))
 
 
 def _now() -> int:

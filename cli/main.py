@@ -14,7 +14,13 @@ from cli import (
     commands_explain,
     commands_job,
     commands_keys,
+    commands_pause,
+    commands_policy,
+    commands_profile,
+    commands_quarantine,
     commands_schemas,
+    commands_send,
+    commands_sql,
     commands_stack,
     commands_topics,
 )
@@ -49,7 +55,13 @@ for command in (
     *commands_conservation.COMMANDS,
     *commands_demo.COMMANDS,
     *commands_explain.COMMANDS,
+    *commands_send.COMMANDS,
+    *commands_profile.COMMANDS,
+    *commands_pause.COMMANDS,
+    *commands_quarantine.COMMANDS,
     *commands_schemas.COMMANDS,
+    *commands_policy.COMMANDS,
+    *commands_sql.COMMANDS,
 ):
     main.add_command(command)
 

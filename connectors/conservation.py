@@ -1,8 +1,12 @@
 """Conservation: every counted notification ended in one recorded outcome, or waits; told from the topics alone.
 
-Per arrival cohort (minute, campaign): counted = sent + suppressed + rejected + pending. The reader takes ``counts``,
-committed ``decisions`` and ``rejected``, derives what is pending from the decisions, and shares no code with the job:
-not even the message types, so that a mistake there cannot hide here.
+Per arrival cohort (minute, campaign): counted = sent + suppressed + rejected + quarantined + pending. The reader takes
+``counts``, committed ``decisions``, ``rejected`` and ``quarantined``, derives what is pending from the decisions, and shares
+no code with the job: not even the message types, so that a mistake there cannot hide here.
+
+What is held whole is counted where it was held, as ``quarantined``, and leaves the account again when an operator has
+released it (``quarantine.status``): it arrives anew then, under another origin. Discarded, it stays. What the gateway holds
+has not arrived.
 """
 
 from __future__ import annotations
@@ -16,11 +20,14 @@ import msgspec
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from connectors.settings import KafkaSettings
-from messages.topics import COUNTS, DECISIONS, REJECTED
+from messages.topics import COUNTS, DECISIONS, QUARANTINE_STATUS, QUARANTINED, REJECTED
 
 MINUTE = 60_000
 OVERDUE = 60_000
 """Milliseconds after its release from which a pending notification counts as lost."""
+
+
+_WAITING = ("deferred", "parked", "collected", "escalating")
 
 
 class _Counted(msgspec.Struct):
@@ -28,7 +35,24 @@ class _Counted(msgspec.Struct):
     recipients: int
     arrived_at: int
     unreadable: bool = False
+    quarantined: bool = False
     campaign: str | None = None
+
+
+class _Held(msgspec.Struct):
+    """An event that is held whole, as far as it is known: the topics are read in no order between them.
+
+    ``place`` and ``reason`` are of its record on ``quarantined``, ``entered`` says whether that is in the account.
+    """
+
+    count: _Counted | None = None
+    place: str | None = None
+    reason: str = ""
+    entered: bool = False
+
+
+class _Mark(msgspec.Struct):
+    status: str
 
 
 class _Decided(msgspec.Struct):
@@ -46,6 +70,7 @@ class _Decided(msgspec.Struct):
 
 _counted = msgspec.json.Decoder(_Counted).decode
 _decided = msgspec.json.Decoder(_Decided).decode
+_mark = msgspec.json.Decoder(_Mark).decode
 
 
 class Cohort(msgspec.Struct):
@@ -78,7 +103,10 @@ class Report(msgspec.Struct, kw_only=True):
 
 
 class Ledger:
-    """Keeps the account of records given in the order of their partitions. Memory: 8 bytes a decision and the pending."""
+    """Keeps the account of records given in the order of their partitions.
+
+    Memory: 8 bytes a decision, the pending, and what is held.
+    """
 
     def __init__(self) -> None:
         self._cohorts: dict[tuple[int, str | None], Cohort] = {}
@@ -87,12 +115,21 @@ class Ledger:
         self._pending: dict[tuple[str, str], _Decided] = {}
         self._unreadable: Counter[str] = Counter()
         self._rejected: Counter[str] = Counter()
+        self._held: dict[str, _Held] = {}
+        self._origins: dict[str, str] = {}
+        self._released: set[str] = set()
 
     def count(self, value: bytes) -> None:
         """Take a record of ``counts``."""
         record = _counted(value)
         if record.unreadable:
             self._unreadable[record.origin] += 1
+        if record.quarantined:
+            held = self._held.setdefault(record.origin, _Held())
+            if held.place in self._released:
+                return
+            held.count = record
+            self._enter(held)
         self._cohort(record.arrived_at, record.campaign).counted += record.recipients
 
     def decide(self, value: bytes) -> None:
@@ -113,7 +150,7 @@ class Ledger:
             cohort.decided += 1
         else:
             self._add(cohort, waited, -1)
-        if record.outcome in ("deferred", "parked"):
+        if record.outcome in _WAITING:
             self._pending[record.origin, user] = record
         self._add(cohort, record, 1)
 
@@ -122,6 +159,52 @@ class Ledger:
         found = {name: value.decode() for name, value in headers}
         if found["stage"] == "read":
             self._rejected[f"{found['source_topic']}/{found['source_partition']}/{found['source_offset']}"] += 1
+
+    def hold(self, place: str, headers: Iterable[tuple[str, bytes]]) -> None:
+        """Take the headers of a record of ``quarantined`` at ``place`` (partition/offset); what was counted matters."""
+        found = {name: value.decode() for name, value in headers}
+        if found["stage"] != "read":
+            return
+        origin = f"{found['source_topic']}/{found['source_partition']}/{found['source_offset']}"
+        held = self._held.setdefault(origin, _Held())
+        if held.place is not None:
+            self._doubled += held.place != place
+            return
+        held.place, held.reason = place, found["reason"]
+        self._origins[place] = origin
+        self._enter(held)
+        if place in self._released:
+            self._leave(held)
+
+    def mark(self, place: str, value: bytes) -> None:
+        """Take a record of ``quarantine.status``: what was released has arrived anew, and is counted there."""
+        if _mark(value).status != "released" or place in self._released:
+            return
+        self._released.add(place)
+        origin = self._origins.get(place)
+        if origin is not None:
+            self._leave(self._held[origin])
+
+    def _enter(self, held: _Held) -> None:
+        """Put what is both counted and in the quarantine down as such."""
+        if held.count is not None and held.place is not None and not held.entered:
+            held.entered = True
+            self._quarantined(held, held.count, 1)
+
+    def _leave(self, held: _Held) -> None:
+        """Take what was released out of the account; where its count comes later, that is not taken in."""
+        if held.count is None:
+            return
+        if held.entered:
+            self._quarantined(held, held.count, -1)
+        self._cohort(held.count.arrived_at, held.count.campaign).counted -= held.count.recipients
+        held.count = None
+
+    def _quarantined(self, held: _Held, count: _Counted, sign: int) -> None:
+        cohort = self._cohort(count.arrived_at, count.campaign)
+        cohort.decided += sign * count.recipients
+        reasons = cohort.outcomes.setdefault("quarantined", {})
+        reasons[held.reason] = reasons.get(held.reason, 0) + sign * count.recipients
 
     def report(self, now: int) -> Report:
         """The balance at ``now`` (milliseconds)."""
@@ -179,7 +262,7 @@ class Reader:
     def read(self, seconds: float = 60) -> None:
         """Take all records up to the end as it is now; TimeoutError after ``seconds``, KafkaException where it is away."""
         ends: dict[tuple[str, int], int] = {}
-        for topic in (COUNTS, DECISIONS, REJECTED):
+        for topic in (COUNTS, DECISIONS, REJECTED, QUARANTINED, QUARANTINE_STATUS):
             name = self._prefix + topic
             for partition in self._consumer.list_topics(name, timeout=10).topics[name].partitions:
                 low, high = self._consumer.get_watermark_offsets(TopicPartition(name, partition), timeout=10)
@@ -219,9 +302,16 @@ class Reader:
             self.ledger.count(value)
         elif topic == DECISIONS:
             self.ledger.decide(value)
+        elif topic == QUARANTINE_STATUS:
+            if value:
+                self.ledger.mark((message.key() or b"").decode(), value)
         else:
-            headers = dict(message.headers() or [])
-            self.ledger.reject([(name, content) for name, content in headers.items() if isinstance(content, bytes)])
+            found = dict(message.headers() or [])
+            headers = [(name, content) for name, content in found.items() if isinstance(content, bytes)]
+            if topic == REJECTED:
+                self.ledger.reject(headers)
+            else:
+                self.ledger.hold(f"{place[1]}/{offset}", headers)
 
 
 def now_ms() -> int:

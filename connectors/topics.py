@@ -16,6 +16,8 @@ from messages.topics import Topic, registry
 # Milliseconds.
 _CONNECT_WITHIN = 10_000
 
+_UNLIMITED = "-1"
+
 _CONFIGS = ("cleanup.policy", "retention.ms", "max.message.bytes")
 
 
@@ -42,6 +44,8 @@ def configs(topic: Topic) -> dict[str, str]:
     chosen = {"cleanup.policy": topic.cleanup, "max.message.bytes": str(topic.max_message_bytes)}
     if topic.retention_ms is not None:
         chosen["retention.ms"] = str(topic.retention_ms)
+    elif topic.cleanup == "delete":
+        chosen["retention.ms"] = _UNLIMITED
     return chosen
 
 

@@ -36,6 +36,11 @@ def strings(values: list[str]) -> Any:
     return to_jarray(get_gateway().jvm.String, values)
 
 
+def descriptors(*each: Any) -> Any:
+    """A Java array of state descriptors, which a varargs method wants."""
+    return to_jarray(get_gateway().jvm.org.apache.flink.api.common.state.MapStateDescriptor, list(each))
+
+
 def union(first: Any, *others: Any) -> Any:
     """One stream of several, with nothing between them and what reads it."""
     if not others:

@@ -1,10 +1,10 @@
 """The notification_fanout job: events and profile changes in, decisions and deliveries out. Wiring only.
 
-    urgent     ─ expand ─┐
-    background ─ expand ─┤                 ┌─▶ deliveries urgent (at least once)
-    changes    ─ read ───┼─ keyBy ─ decide ┼─▶ deliveries of each provider, decisions, profiles (exactly once)
-    policies ════════════╪═══════════╝     │
-                         └────────────────▶ counts, rejected (exactly once)
+    policies ════╦═══════════════════╗
+    urgent     ─ expand ─┐           ║     ┌─▶ deliveries urgent (at least once)
+    background ─ expand ─┼─ keyBy ─ decide ┼─▶ deliveries of each provider, decisions, profiles (exactly once)
+    changes    ─ read ───┤                 │
+                         └────────────────▶ counts, rejected, quarantined (exactly once)
 
 Run by ``flink run -pym jobs.notification_fanout``; ``herald job`` does that for a local stack.
 """
@@ -22,11 +22,14 @@ from pyflink.datastream import StreamExecutionEnvironment
 from pyflink.java_gateway import get_gateway
 
 from connectors.log_positions import has_records
+from connectors.policy_feed import read_documents
 from connectors.policy_files import PolicyFileError, load_policies
+from connectors.policy_log import PolicyLogError
 from connectors.settings import JobSettings, Settings, SettingsError, load_settings
-from jobs.flink import constant, kafka, runtime, side_output, strings, union
+from jobs.flink import constant, descriptors, kafka, runtime, side_output, strings, union
+from messages.codec import encode_json
 from messages.policy import Policy
-from messages.topics import CHANGES, COUNTS, DECISIONS, DELIVERIES, EVENTS, POLICIES, PROFILES, REJECTED
+from messages.topics import CHANGES, COUNTS, DECISIONS, DELIVERIES, EVENTS, POLICIES, PROFILES, QUARANTINED, REJECTED
 from messages.words import LANES
 from udfs.fanout import Setup, encode_setup
 
@@ -57,6 +60,8 @@ URGENT = {"linger.ms": "1"}
 
 PATIENT = 50
 """Milliseconds that a network buffer of the background may wait to be filled; those of the urgent lane wait for 5."""
+AT_ONCE = 0
+"""Urgent records do not wait between being read and being expanded, which a second input keeps out of one task."""
 
 
 def configuration(job: JobSettings) -> Configuration:
@@ -110,16 +115,28 @@ class Graph:
         none = get_gateway().jvm.org.apache.flink.api.common.eventtime.WatermarkStrategy.noWatermarks()
         return self._java.fromSource(source, none, f"read {topic}").uid(f"read {topic}")
 
-    def expand(self, lane: str) -> Any:
-        """One row a user of the events of a lane; counts and unreadable events leave by side outputs."""
+    def policies(self) -> Any:
+        """The policies topic, for all who follow it."""
+        return self.read(POLICIES, always_from_start=True).setParallelism(1)
+
+    def expand(self, lane: str, policies: Any, documents: bytes) -> Any:
+        """One row a user of the events of a lane; counts, and what is rejected or held whole, leave by side outputs.
+
+        ``documents`` is what ``guard_documents`` makes: the rules to begin with.
+        """
         records = self.read(EVENTS[lane])
         if lane == "background" and self._job.background_source_parallelism:
             records.setParallelism(self._job.background_source_parallelism)
         name = f"expand {EVENTS[lane]}"
         kind = constant("KeyedRow", lane.upper())
-        expanded = records.process(runtime("ExpandRecipients", kind)).name(name).uid(name)
+        broadcast = policies.broadcast(descriptors(constant("ExpandRecipients", "POLICIES")))
+        expand = runtime("ExpandRecipients", kind, bytearray(documents))
+        expanded = records.connect(broadcast).process(expand).name(name).uid(name)
         if lane == "background":
+            records.setBufferTimeout(PATIENT)
             expanded.setBufferTimeout(PATIENT)
+        else:
+            records.setBufferTimeout(AT_ONCE)
         return expanded.setParallelism(records.getParallelism())
 
     def commands(self, topic: str) -> Any:
@@ -129,7 +146,7 @@ class Graph:
         records = self.read(topic, always_from_start=True)
         return records.process(runtime("KeyedChange", kind, "change")).name(f"key {topic}").uid(f"key {topic}")
 
-    def decide(self, inputs: list[Any], policy: Policy) -> Any:
+    def decide(self, inputs: list[Any], policies: Any, policy: Policy) -> Any:
         """The keyed operator. Nothing stands between the union of the inputs and keyBy: each lane keeps its own channel."""
         job = self._job
         setup = encode_setup(Setup(policy, job.providers))
@@ -141,7 +158,6 @@ class Graph:
             job.bundle_items,
             get_gateway().jvm.Long(job.bundle_millis),
         )
-        policies = self.read(POLICIES, always_from_start=True).setParallelism(1)
         return (
             union(*inputs)
             .keyBy(runtime("KeyedRow$ByKey"))
@@ -173,23 +189,36 @@ class Graph:
 
 def exactly_once_sinks(providers: list[str]) -> dict[str, str]:
     """Topic → sink of all that leaves exactly once: background deliveries have a sink a provider."""
-    found = {topic: topic for topic in (DECISIONS, PROFILES, COUNTS, REJECTED)}
+    found = {topic: topic for topic in (DECISIONS, PROFILES, COUNTS, REJECTED, QUARANTINED)}
     return found | {DELIVERIES[provider, "background"]: f"{provider} deliveries" for provider in providers}
 
 
-def build(graph: Graph, providers: list[str], policy: Policy, inputs: tuple[str, ...]) -> None:
-    """Wire the whole graph."""
-    keyed = [graph.expand(lane) for lane in LANES] if EVENT_INPUT in inputs else []
-    keyed += [
+def guard_documents(policy: Policy, known: dict[str, bytes]) -> bytes:
+    """What the expand step begins with: the packaged set, and the documents on the policies topic at the submission.
+
+    A job without a savepoint, or from one of a bootstrap, has no rules of its own yet, and may be past the topic's records.
+    """
+    return encode_json({"packaged": policy, "known": {name: msgspec.Raw(document) for name, document in known.items()}})
+
+
+def build(
+    graph: Graph, providers: list[str], policy: Policy, inputs: tuple[str, ...], known: dict[str, bytes] | None = None
+) -> None:
+    """Wire the whole graph; ``known`` are the documents on the policies topic now."""
+    policies = graph.policies()
+    documents = guard_documents(policy, known or {})
+    expanded = [graph.expand(lane, policies, documents) for lane in LANES] if EVENT_INPUT in inputs else []
+    keyed = expanded + [
         graph.commands(topic) for name, topic in ((CHANGE_INPUT, CHANGES), (PROFILE_INPUT, PROFILES)) if name in inputs
     ]
     sinks = exactly_once_sinks(providers)
     urgent = {DELIVERIES[provider, "urgent"]: URGENT_SINK for provider in providers}
-    decided = graph.route(graph.decide(keyed, policy), urgent | dict.fromkeys(sinks, OUTPUTS), "route urgent")
+    decided = graph.route(graph.decide(keyed, policies, policy), urgent | dict.fromkeys(sinks, OUTPUTS), "route urgent")
     decided.setBufferTimeout(PATIENT)  # the urgent sink is in the same task
     graph.write(decided.getSideOutput(side_output(URGENT_SINK)), URGENT_SINK, exactly_once=False)
     # A task of their own: at a checkpoint each sink waits for the broker, and the urgent lane need not wait with them.
     beside = [stream.getSideOutput(side_output(topic)) for stream in keyed for topic in (COUNTS, REJECTED)]
+    beside += [stream.getSideOutput(side_output(QUARANTINED)) for stream in expanded]
     rows = union(decided.getSideOutput(side_output(OUTPUTS)), *beside)
     routed = graph.route(rows, sinks, "route").startNewChain()
     for sink in dict.fromkeys(sinks.values()):
@@ -214,14 +243,15 @@ def main(argv: list[str], graph: type[Graph] = Graph) -> None:
         chosen = {name: getattr(flags, name) for name in ("policies", "parallelism") if getattr(flags, name) is not None}
         settings = msgspec.structs.replace(settings, job=msgspec.structs.replace(settings.job, **chosen))
         policy = load_policies(Path(settings.job.policies))
-    except (SettingsError, PolicyFileError) as error:
+        known = read_documents(settings.kafka).raw
+    except (SettingsError, PolicyFileError, PolicyLogError) as error:
         sys.exit(f"{NAME}: {error}")
     inputs = tuple(flags.inputs.split(","))
     if not set(inputs) <= {EVENT_INPUT, CHANGE_INPUT, PROFILE_INPUT}:
         sys.exit(f"{NAME}: --inputs {flags.inputs}: choose from events, changes, profiles")
     environment = StreamExecutionEnvironment.get_execution_environment(configuration(settings.job))
     refuse_to_forget(environment, settings, inputs)
-    build(graph(environment, settings), settings.job.providers, policy, inputs)
+    build(graph(environment, settings), settings.job.providers, policy, inputs, known)
     environment.execute(NAME)
 
 

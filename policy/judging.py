@@ -404,7 +404,8 @@ def _part_of(notification: Notification, part: Part) -> Notification:
 
 def _wait_on_ladder(step: Step, notification: Notification, category: CategoryRules, sent: list[str]) -> None:
     """What is left of a ladder waits for an answer to what was sent."""
-    if notification.rung + 1 >= len(category.rungs):
+    provided = _provided(notification, category)
+    if not any(channel in rung.channels for rung in category.rungs[notification.rung + 1 :] for channel in provided):
         return
     waits = _part_of(notification, "ladder")
     waits.rung = notification.rung + 1

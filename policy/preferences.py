@@ -59,19 +59,20 @@ def _own_choice(profile: Profile, scopes: tuple[str, ...], tags: Iterable[str]) 
 
     A topic is less specific than a category or a channel, and more than everything.
     """
-    allowed_by = None
+    allowed_by = denied_by = None
     preferences = profile.preferences
     for scope in scopes:
         choice = preferences.get(scope)
         if choice is False:
-            return False, scope
+            denied_by = scope
+            break
         if choice and allowed_by is None:
             allowed_by = scope
-    if profile.subscriptions:
+    if profile.subscriptions and denied_by in (None, scopes[-1]):
         for tag in tags:
             choice = profile.subscriptions.get(tag)
             if choice is False:
                 return False, TOPIC + tag
             if choice and (allowed_by is None or allowed_by == scopes[-1]):
                 allowed_by = TOPIC + tag
-    return True, allowed_by
+    return (True, allowed_by) if denied_by is None else (False, denied_by)

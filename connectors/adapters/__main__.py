@@ -31,6 +31,7 @@ from connectors.adapters.reports import Reports
 from connectors.adapters.worker import Worker
 from connectors.inbox import Inbox
 from connectors.pipelined import Pipelined
+from connectors.policy_feed import PolicyFeed
 from connectors.settings import ROOT, Settings, SettingsError, load_settings
 from connectors.view_store import namespace
 from messages.topics import deliveries
@@ -39,6 +40,7 @@ from messages.words import LANES
 _SUMMARY = 10.0
 _REDIS_ANSWER = 5.0
 _FLUSH = 5.0
+_LOOK = 0.05
 _RANDOM = Random()  # noqa: S311 (jitter)
 
 
@@ -98,7 +100,8 @@ async def work(provider: str, lanes: list[str], settings: Settings, ready_file: 
     client = _redis(settings)
     channel, claims = _channel(provider, settings, client, owner, journal)
     reports = Reports(settings.kafka, journal)
-    worker = Worker(channel, claims, reports, settings.adapters, journal, random=_RANDOM)
+    policies = PolicyFeed(settings.kafka, say=lambda line: journal.trouble("policies", problem=line))
+    worker = Worker(channel, claims, reports, settings.adapters, journal, rules=lambda: policies.rules, random=_RANDOM)
     running = [
         Lane(
             lane,
@@ -111,7 +114,7 @@ async def work(provider: str, lanes: list[str], settings: Settings, ready_file: 
         )
         for lane in lanes
     ]
-    lanes_at_work = [loop.create_task(lane.run()) for lane in running]
+    lanes_at_work = [loop.create_task(_run(lane, policies)) for lane in running]
     beside = [
         loop.create_task(stopped.wait()),
         loop.create_task(_summaries(running, worker, journal)),
@@ -128,12 +131,22 @@ async def work(provider: str, lanes: list[str], settings: Settings, ready_file: 
         for task in (readiness, *beside):
             task.cancel()
         await channel.close()
+        await loop.run_in_executor(None, policies.close)
         unacknowledged = await loop.run_in_executor(None, reports.close, _FLUSH)
         await client.aclose()
         journal.summary(unacknowledged=unacknowledged)
     for end in ends:
         if isinstance(end, BaseException):
             raise end
+
+
+async def _run(lane: Lane, policies: PolicyFeed) -> None:
+    """Run a lane, from the moment on at which it is known what is paused: a restart must not send it."""
+    while not policies.caught_up.is_set():
+        if lane.stopping:
+            return
+        await asyncio.sleep(_LOOK)
+    await lane.run()
 
 
 def _in_hand(lanes: list[Lane]) -> dict[str, int]:

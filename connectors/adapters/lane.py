@@ -95,6 +95,11 @@ class Lane:
         """How many deliveries are neither finished nor given up."""
         return self._in_hand
 
+    @property
+    def stopping(self) -> bool:
+        """Whether ``stop`` was called."""
+        return self._stopping
+
     def waiting(self) -> list[str]:
         """Names of the deliveries that are finished and cannot be committed yet."""
         return [name for partition in self._partitions.values() for name in partition.offsets.waiting if name]

@@ -1,4 +1,4 @@
-"""What a worker writes to Kafka: outcomes, commands that retire endpoints, and records that it could not read.
+"""What a worker writes to Kafka: outcomes, commands that retire endpoints, and records that it could not read or must hold.
 
 Each method returns once the broker has acknowledged on all replicas. While Kafka is away it waits: the producer tries
 without end, so that nothing is reported as lost that was not. If the process dies before the answer, the record is read
@@ -18,7 +18,7 @@ from connectors.settings import KafkaSettings
 from messages.codec import DecodeError, encode_json
 from messages.delivery import Delivery, Outcome
 from messages.profile import ProfileChange, SuppressEndpoint
-from messages.topics import CHANGES, OUTCOMES, PARTITIONER, REJECTED, RejectedHeaders
+from messages.topics import CHANGES, OUTCOMES, PARTITIONER, QUARANTINED, REJECTED, RejectedHeaders
 from messages.words import user_key
 
 _POLL = 0.003
@@ -39,6 +39,19 @@ def retirement(delivery: Delivery, reason: str) -> SuppressEndpoint:
         reason=reason[:256],
         registered_before=delivery.endpoint.registered_at + 1,
     )
+
+
+def _headers(record: Record, reason: str, path: str, detail: str) -> Headers:
+    return [
+        (RejectedHeaders.STAGE, "deliver"),
+        (RejectedHeaders.REASON, reason),
+        (RejectedHeaders.PATH, path),
+        (RejectedHeaders.DETAIL, detail),
+        (RejectedHeaders.TOPIC, record.topic),
+        (RejectedHeaders.PARTITION, str(record.partition)),
+        (RejectedHeaders.OFFSET, str(record.offset)),
+        (RejectedHeaders.KEY, (record.key or b"").decode(errors="replace")),
+    ]
 
 
 class Reports:
@@ -74,30 +87,27 @@ class Reports:
 
     async def rejected(self, record: Record, error: DecodeError) -> None:
         """Set a record that is no delivery aside, with its original bytes."""
-        headers: Headers = [
-            (RejectedHeaders.STAGE, "deliver"),
-            (RejectedHeaders.REASON, "malformed"),
-            (RejectedHeaders.PATH, error.path),
-            (RejectedHeaders.DETAIL, error.reason),
-            (RejectedHeaders.TOPIC, record.topic),
-            (RejectedHeaders.PARTITION, str(record.partition)),
-            (RejectedHeaders.OFFSET, str(record.offset)),
-            (RejectedHeaders.KEY, (record.key or b"").decode(errors="replace")),
-        ]
-        await self._send(REJECTED, None, record.value or b"", headers)
+        await self._send(REJECTED, None, record.value or b"", _headers(record, "malformed", error.path, error.reason))
+
+    async def held(self, record: Record, scope: str, name: str) -> None:
+        """Put a delivery into the quarantine, with its original bytes and key: what it is of is paused."""
+        headers = _headers(record, "paused", f"$.{scope}", f"the {scope} `{name}` is paused")
+        await self._send(QUARANTINED, record.key, record.value or b"", headers)
 
     def close(self, seconds: float) -> int:
         """Wait for acknowledgements under way; the number still missing."""
         return int(self._producer.flush(seconds))
 
-    async def _send(self, topic: str, key: str | None, value: bytes, headers: Headers | None) -> None:
+    async def _send(self, topic: str, key: str | bytes | None, value: bytes, headers: Headers | None) -> None:
         while (error := await self._produce(self._prefix + topic, key, value, headers)) is not None:
             if error.fatal():
                 raise KafkaException(error)
             self._journal.trouble("report_failed", topic=topic, code=error.name())
             await asyncio.sleep(_AGAIN)
 
-    async def _produce(self, topic: str, key: str | None, value: bytes, headers: Headers | None) -> KafkaError | None:
+    async def _produce(
+        self, topic: str, key: str | bytes | None, value: bytes, headers: Headers | None
+    ) -> KafkaError | None:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[KafkaError | None] = loop.create_future()
 

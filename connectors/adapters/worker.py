@@ -5,13 +5,17 @@ before the last line.
 
 1. read, decoded                     read again, nothing had happened
 2. claimed: ``sending``              read again, found ``sending`` of a dead owner: ambiguous, although nothing was sent
-3. expired? rendered, built          the same
+3. expired? paused? rendered, built  the same
 4. sent, answered                    the same, and now it may have been accepted: that is what ambiguous means
 5. not accepted: claim ``released``  read again, free: sent as if for the first time, its attempts counted on
 6. waited, claimed again             as 5 while it waits, then as 2
 7. the end is in the claim           read again, found with its status: reported with ``repeat``, not sent
 8. outcome acknowledged by Kafka     the same: a second outcome, marked as repeat
 9. offset committed                  not read again
+
+A delivery whose source, category or campaign is paused at step 3 gives its claim back and goes to the quarantine, with its
+bytes; after that its offset may be committed. If the process dies in between, it is there twice, or there and in its topic:
+once released, the claim makes one send of both.
 
 An ambiguous delivery is sent again only if it is ``critical`` and carries its own collapse id; all others end
 ``unknown``. Nothing is sent without a claim; while Redis is away deliveries wait in step 2 and the lane fills and pauses.
@@ -41,6 +45,7 @@ from connectors.adapters.reports import Reports, retirement
 from connectors.settings import AdapterSettings
 from messages.codec import DecodeError
 from messages.delivery import Delivery, Outcome, OutcomeClass, OutcomeStatus, decode_delivery
+from policy.source_guard import SourceRules, pause_of
 
 _LOOK_AGAIN = 750
 """Milliseconds between two looks of a delivery that waits for the gate to open."""
@@ -64,8 +69,16 @@ class _End(msgspec.Struct, frozen=True):
     repeat: bool = False
 
 
+class _Paused(msgspec.Struct, frozen=True):
+    scope: str
+    name: str
+
+
 class Worker:
-    """Handles the records of one provider's lanes; the times come from ``clock`` (seconds since the epoch)."""
+    """Handles the records of one provider's lanes; the times come from ``clock`` (seconds since the epoch).
+
+    ``rules`` gives what is paused at the moment.
+    """
 
     def __init__(
         self,
@@ -75,6 +88,7 @@ class Worker:
         settings: AdapterSettings,
         journal: Journal,
         *,
+        rules: Callable[[], SourceRules],
         random: Random,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -84,6 +98,7 @@ class Worker:
         self._reports = reports
         self._settings = settings
         self._journal = journal
+        self._rules = rules
         self._random = random
         self._clock = clock
         self._active: dict[str, asyncio.Future[None]] = {}
@@ -102,7 +117,12 @@ class Worker:
             await other  # The same delivery twice in the topic: the second finds the first one's end in the claim.
         self._active[delivery.id] = mine = asyncio.get_running_loop().create_future()
         try:
-            await self._report(delivery, await self._settle(delivery, record.assignment))
+            end = await self._settle(delivery, record.assignment)
+            if isinstance(end, _Paused):
+                await self._reports.held(record, end.scope, end.name)
+                self._journal.counts["held"] += 1
+            else:
+                await self._report(delivery, end)
         except _Withdrawn:
             self._journal.counts["withdrawn"] += 1
             return False
@@ -127,7 +147,11 @@ class Worker:
         """Whether sending again what may have been accepted shows once."""
         return self._channel.idempotent or delivery.category_class == "critical"
 
-    async def _settle(self, delivery: Delivery, partition: Partition) -> _End:
+    def _pause_of(self, delivery: Delivery) -> _Paused | None:
+        paused = pause_of(self._rules(), delivery.source, delivery.category, delivery.campaign)
+        return None if paused is None else _Paused(*paused)
+
+    async def _settle(self, delivery: Delivery, partition: Partition) -> _End | _Paused:
         """Claim the delivery, whatever the claim was before, and send it if it is to be sent."""
         while not partition.abandoned.is_set():
             try:
@@ -153,7 +177,7 @@ class Worker:
             return 0
         return self._settings.request_timeout + _SETTLED_AFTER - found.age
 
-    async def _after_a_death(self, delivery: Delivery, found: Found, partition: Partition) -> _End:
+    async def _after_a_death(self, delivery: Delivery, found: Found, partition: Partition) -> _End | _Paused:
         """It may have been sent, and nobody knows: once more if that shows once, else unknown."""
         self._journal.counts["found_sending"] += 1
         held = await self._take(found, sends_lost=1)
@@ -180,14 +204,18 @@ class Worker:
         if await partition.pause(milliseconds):
             raise _Withdrawn
 
-    async def _send(self, delivery: Delivery, held: Held, partition: Partition) -> _End:
-        """Send until there is an end: accepted, refused for good, unknown, expired, or no attempt left."""
+    async def _send(self, delivery: Delivery, held: Held, partition: Partition) -> _End | _Paused:
+        """Send until there is an end: accepted, refused for good, unknown, expired, no attempt left; or it is paused."""
         tries = 0
         while True:
             held, probe = await self._pass_gate(delivery, held, partition)
             try:
                 if self._expired(delivery):
                     return await self._end(held, "expired")
+                paused = self._pause_of(delivery)
+                if paused is not None:
+                    await self._change(held, state="released")
+                    return paused
                 verdict = await self._attempt(delivery)
                 refused = self._judge_account(verdict, probe)
             finally:

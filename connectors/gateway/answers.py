@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from messages.codec import DecodeError
+from messages.quarantine import HoldReason
 
 Reason = Literal[
     "invalid_request",
@@ -15,6 +16,7 @@ Reason = Literal[
     "recipients_topics_unsupported",
     "unauthenticated",
     "forbidden",
+    "category_not_allowed",
     "not_found",
     "method_not_allowed",
     "read_timeout",
@@ -34,6 +36,7 @@ STATUS: dict[Reason, int] = {
     "recipients_topics_unsupported": 400,
     "unauthenticated": 401,
     "forbidden": 403,
+    "category_not_allowed": 403,
     "not_found": 404,
     "method_not_allowed": 405,
     "read_timeout": 408,
@@ -63,14 +66,15 @@ class Problem(msgspec.Struct, omit_defaults=True, kw_only=True):
 class Result(msgspec.Struct, omit_defaults=True, kw_only=True):
     """What became of one event; ``index`` is its place in the batch.
 
-    ``accepted``: Kafka has it. ``rejected``: it will never be taken as it is. ``unavailable``: not now; ``reason``
-    ``unacknowledged`` means that it may have been taken all the same, and that sending it again is harmless.
+    ``accepted``: Kafka has it. ``held``: Kafka has it in the quarantine, where it waits for an operator; do not send it
+    again. ``rejected``: it will never be taken as it is. ``unavailable``: not now; ``reason`` ``unacknowledged`` means that
+    it may have been taken all the same, and that sending it again is harmless.
     """
 
     index: int | None = None
     id: str | None = None
-    status: Literal["accepted", "rejected", "unavailable"]
-    reason: Reason | None = None
+    status: Literal["accepted", "held", "rejected", "unavailable"]
+    reason: Reason | HoldReason | None = None
     detail: str | None = None
     path: str | None = None
 
@@ -79,6 +83,7 @@ class BatchResult(msgspec.Struct, kw_only=True):
     """What became of a batch, an entry an event, in its order."""
 
     accepted: int
+    held: int
     rejected: int
     unavailable: int
     results: list[Result]
@@ -96,6 +101,7 @@ class Health(msgspec.Struct, kw_only=True):
 
     kafka: str
     redis: str
+    policies: str
 
 
 class Refusal(Exception):

@@ -20,20 +20,23 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from connectors.gateway.answers import Health, Problem, Reason, Refusal
+from connectors.gateway.commands import (
+    add_endpoint,
+    cancel,
+    give_consent,
+    remove_endpoint,
+    replace_profile,
+    set_preferences,
+    set_quiet_hours,
+    subscribe,
+    unsubscribe,
+    withdraw_consent,
+)
 from connectors.gateway.events import send_events
 from connectors.gateway.exchange import answer, authorise, gateway_of
 from connectors.gateway.openapi import CONFIG, operation
 from connectors.gateway.state import Gateway
-from connectors.gateway.users import (
-    add_endpoint,
-    mark_read,
-    read_decisions,
-    read_inbox,
-    read_profile,
-    remove_endpoint,
-    replace_profile,
-    set_preferences,
-)
+from connectors.gateway.users import mark_read, read_decisions, read_inbox, read_profile
 from connectors.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
@@ -45,9 +48,9 @@ log = logging.getLogger(__name__)
     security=[{}],
 )
 async def healthz(request: Request[Any, Any, Any]) -> Response[bytes]:
-    """Whether Kafka and Redis can be reached."""
+    """Whether Kafka and Redis can be reached, and what is paused is known."""
     health = await gateway_of(request).health()
-    return answer(health, 200 if health == Health(kafka="ok", redis="ok") else 503)
+    return answer(health, 200 if health == Health(kafka="ok", redis="ok", policies="ok") else 503)
 
 
 def _refused(_: Request[Any, Any, Any], refusal: Refusal) -> Response[bytes]:
@@ -113,6 +116,12 @@ def litestar_app(settings: Settings) -> Litestar:
             set_preferences,
             add_endpoint,
             remove_endpoint,
+            set_quiet_hours,
+            subscribe,
+            unsubscribe,
+            give_consent,
+            withdraw_consent,
+            cancel,
             read_profile,
             read_decisions,
             read_inbox,

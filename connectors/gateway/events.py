@@ -26,7 +26,10 @@ _decode_batch = json_decoder(list[msgspec.Raw])
 
 _EVENT_PROBLEMS = {
     401: ("Problem", "No valid API key."),
-    403: ("Problem|Result", "The key lacks the scope, or may not speak for this source or tenant."),
+    403: (
+        "Problem|Result",
+        "The key lacks the scope, or may not speak for this source or tenant, or that for this category.",
+    ),
     408: ("Problem", "The body did not arrive in time."),
     413: ("Problem|Result", "The body, the batch or the event is too large."),
     415: ("Problem", "Not a media type of this path."),
@@ -40,8 +43,11 @@ _EVENT_PROBLEMS = {
     operation_class=operation(
         takes=((JSON, "Event"), (JSON, "Events"), (EVENT, "Event"), (BATCH, "Events")),
         gives={
-            202: ("Result|BatchResult", "Every event is in Kafka."),
-            207: ("BatchResult", "A batch of which not every event was accepted; a result an event."),
+            202: (
+                "Result|BatchResult",
+                "Every event is in Kafka; `held` ones in the quarantine, for an operator to release.",
+            ),
+            207: ("BatchResult", "A batch of which not every event was accepted or held; a result an event."),
             400: ("Problem|Result", "Not a valid event or batch; `path` names the place."),
             **_EVENT_PROBLEMS,
             429: ("Result|BatchResult", "The source's limit; `Retry-After` says when to send again."),
@@ -65,7 +71,7 @@ async def send_events(request: Request[Any, Any, Any]) -> Response[bytes]:
         return answer(refusal.result(None), refusal.status, refusal.retry_after)
     failed = _first_failure(await gateway.publisher.publish(admitted.records))
     if failed is None:
-        return answer(Result(id=admitted.id, status="accepted"), 202)
+        return answer(_taken(admitted), 202)
     lost = Refusal(failed, f"{LOST[failed]}: send it again with the same id", id=admitted.id)
     return answer(lost.result(None), lost.status, RETRY_AFTER)
 
@@ -74,10 +80,19 @@ def _admit(gateway: Gateway, caller: ApiKey, raw: bytes, trace: str | None) -> A
     admitted = admit(raw, caller, trace)
     try:
         charge(gateway, caller, admitted.source)
+        return gateway.guard.judge(admitted)
     except Refusal as refusal:
         refusal.id = admitted.id
         raise
-    return admitted
+
+
+def _taken(admitted: Admitted, index: int | None = None) -> Result:
+    """What became of an event, once Kafka has it."""
+    if admitted.held is None:
+        return Result(index=index, id=admitted.id, status="accepted")
+    return Result(
+        index=index, id=admitted.id, status="held", reason=admitted.held, detail=admitted.detail, path=admitted.path
+    )
 
 
 async def _send_batch(gateway: Gateway, caller: ApiKey, body: bytes, trace: str | None) -> Response[bytes]:
@@ -102,14 +117,14 @@ async def _send_batch(gateway: Gateway, caller: ApiKey, body: bytes, trace: str 
             admitted = _admit(gateway, caller, bytes(item), trace)
         except Refusal as refusal:
             result = refusal.result(index)
-            if result.path is not None:
-                result.path = f"$[{index}]{result.path.removeprefix('$')}"
             retry_after = max(retry_after, refusal.retry_after or 0)
-            results.append(result)
         else:
-            results.append(Result(index=index, id=admitted.id, status="accepted"))
+            result = _taken(admitted, index)
             taken.append((index, admitted))
             records += admitted.records
+        if result.path is not None:
+            result.path = f"$[{index}]{result.path.removeprefix('$')}"
+        results.append(result)
 
     failures = iter(await gateway.publisher.publish(records) if records else ())
     for index, admitted in taken:
@@ -126,14 +141,15 @@ def _first_failure(failures: list[Reason | None]) -> Reason | None:
 
 
 def _batch_answer(results: list[Result], retry_after: float | None) -> Response[bytes]:
-    """202 where all are accepted; 429 or 503 where none is and some may be later; else 207."""
+    """202 where all are accepted or held; 429 or 503 where none is and some may be later; else 207."""
     reasons = {result.reason for result in results}
-    counts = dict.fromkeys(("accepted", "rejected", "unavailable"), 0)
+    counts = dict.fromkeys(("accepted", "held", "rejected", "unavailable"), 0)
     for result in results:
         counts[result.status] += 1
-    if counts["accepted"] == len(results):
+    taken = counts["accepted"] + counts["held"]
+    if taken == len(results):
         status = 202
-    elif counts["accepted"] or not counts["unavailable"]:
+    elif taken or not counts["unavailable"]:
         status = 207
     else:
         status = 429 if reasons & UNAVAILABLE == {"rate_limited"} else 503

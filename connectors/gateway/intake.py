@@ -17,8 +17,9 @@ from connectors.gateway.answers import Refusal
 from connectors.gateway.keys import ApiKey
 from messages.codec import DecodeError
 from messages.event import MAX_EVENT_BYTES, MAX_EXPANDED_BYTES, Event, check_data, decode_event
+from messages.quarantine import HoldReason
 from messages.topics import EVENTS
-from messages.words import Traceparent, user_key
+from messages.words import Lane, Traceparent, user_key
 
 RECIPIENTS_A_RECORD = 500
 """An event for more users than this becomes several records with the same id and source, and disjoint recipients."""
@@ -40,14 +41,24 @@ class Record(NamedTuple):
     topic: str
     key: bytes | None
     value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 class Admitted(NamedTuple):
-    """An event that may go to Kafka, and the records that carry it."""
+    """An event that may go to Kafka, and the records that carry it.
+
+    ``held``: they go to the quarantine, for this reason; ``detail`` and ``path`` say more.
+    """
 
     id: str
     source: str
+    category: str
+    campaign: str | None
+    lane: Lane
     records: list[Record]
+    held: HoldReason | None = None
+    detail: str | None = None
+    path: str | None = None
 
 
 class _Identity(msgspec.Struct):
@@ -140,7 +151,9 @@ def admit(raw: bytes, caller: ApiKey, traceparent: str | None) -> Admitted:
     except DecodeError as error:
         raise Refusal("event_too_large", error.reason, error.path, id=event.id) from None
     try:
-        return Admitted(event.id, event.source, list(_records(raw, event, caller, traceparent)))
+        data = event.data
+        records = list(_records(raw, event, caller, traceparent))
+        return Admitted(event.id, event.source, data.category, data.campaign, data.priority, records)
     except Refusal as refusal:
         refusal.id = event.id
         raise

@@ -21,6 +21,9 @@ from messages.topics import PARTITIONER
 
 log = logging.getLogger(__name__)
 
+_HEADERS = 16 * 1024
+"""Bytes that the headers of a record on ``quarantined`` may have beside the largest event."""
+
 
 class _Waiting:
     """One call of ``publish``: which of its records still lack an answer."""
@@ -62,7 +65,7 @@ class Publisher:
                 "linger.ms": linger * 1000,
                 # What nobody waits for any more is not to be sent much later.
                 "delivery.timeout.ms": int(acknowledge_within * 1000),
-                "message.max.bytes": MAX_EVENT_BYTES + 12,
+                "message.max.bytes": MAX_EVENT_BYTES + 12 + _HEADERS,
                 "queue.buffering.max.messages": 200_000,
                 "queue.buffering.max.kbytes": 256 * 1024,
                 "reconnect.backoff.max.ms": 1_000,
@@ -105,8 +108,9 @@ class Publisher:
             def delivered(error: KafkaError | None, _: Any, index: int = index) -> None:
                 self._settled.append((waiting, index, error))
 
+            more: dict[str, Any] = {"headers": list(record.headers)} if record.headers else {}
             try:
-                self._producer.produce(self._prefix + record.topic, record.value, record.key, on_delivery=delivered)
+                self._producer.produce(self._prefix + record.topic, record.value, record.key, on_delivery=delivered, **more)
             except (BufferError, KafkaException) as error:
                 log.warning("not sent to Kafka: %s", error)
                 waiting.settle(index, "overloaded")

@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from connectors import topics as administration
+from connectors.gateway.intake import EVENT_LIMIT
 from connectors.policy_log import publish
 from connectors.settings import KafkaSettings, Settings
 from messages.codec import encode_json
@@ -116,6 +117,14 @@ def test_an_event_for_many_is_held_whole(gateway: Gateway, quarantined: Topic, w
     parts = [record for record in held(quarantined, f"{paused}-user-") if json.loads(record.value)["id"] == "many"]
     assert sorted(user for part in parts for user in json.loads(part.value)["data"]["recipients"]["users"]) == sorted(users)
     assert not written.has(f"{paused}-user-")
+
+
+def test_the_largest_event_fits_the_quarantine(gateway: Gateway, quarantined: Topic, paused: str, fresh: str) -> None:
+    document = event(fresh, "ü" * 255, campaign=paused) | {"subject": ""}
+    document["subject"] = "x" * (EVENT_LIMIT - len(json.dumps(document)))
+    assert gateway.send(document).json()["status"] == "held"
+    (record,) = [record for record in held(quarantined, fresh) if json.loads(record.value)["id"] == fresh]
+    assert len(record.value) > EVENT_LIMIT
 
 
 def test_a_lifted_pause_lets_pass(

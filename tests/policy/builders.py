@@ -10,8 +10,9 @@ import msgspec
 from messages.codec import encode_json
 from messages.decision import DecisionRecord
 from messages.event import Content, Event, EventData, decode_event
-from messages.policy import Bounds, Category, Policy, Throttle
+from messages.policy import Bounds, Category, Override, Policy, Throttle
 from messages.profile import AddEndpoint, Endpoint, EndpointInput, PendingChange, Profile, ProfileChange
+from messages.windows import Window
 from messages.words import CHANNELS, PROVIDERS, Lane
 from policy.core import Arrival, Change, Due, decide
 from policy.policies import Policies, compile_policies
@@ -38,18 +39,27 @@ def throttle(limit: int, period: str, burst: int | None = None, action: str = "d
     return Throttle(limit=limit, period=period, burst=burst, action=action)
 
 
+def window(start: str, end: str, *days: str) -> Window:
+    """A window of quiet hours; without days every day."""
+    return Window(start=start, end=end, **({"days": days} if days else {}))
+
+
 def policies(
-    version: int = 1, bounds: Bounds | None = None, providers: frozenset[str] = ALL_PROVIDERS, **settings: Any
+    version: int = 1,
+    bounds: Bounds | None = None,
+    providers: frozenset[str] = ALL_PROVIDERS,
+    overrides: tuple[Override, ...] = (),
+    **settings: Any,
 ) -> Policies:
     """A compiled set; keyword arguments that are categories become them, the others are the document's own."""
     categories = {name: value for name, value in settings.items() if isinstance(value, Category)}
     rest = {name: value for name, value in settings.items() if name not in categories}
     document = Policy(version=version, bounds=bounds or Bounds(), categories=categories, **rest)
     # Through the wire, as a document really comes: the checks of its fields happen there.
-    return compile_policies(msgspec.json.decode(msgspec.json.encode(document), type=Policy), providers)
+    return compile_policies(msgspec.json.decode(msgspec.json.encode(document), type=Policy), providers, overrides)
 
 
-def event(number: int | str = 1, kind: str = "news", at: int = NOW, **data: Any) -> Event:
+def event(number: int | str = 1, kind: str = "news", at: int = NOW, source: str = "tests", **data: Any) -> Event:
     """An event of that category; ``expires_at`` and ``not_before`` in milliseconds. Literal content on every channel."""
     for name in ("expires_at", "not_before"):
         if data.get(name) is not None:
@@ -61,7 +71,7 @@ def event(number: int | str = 1, kind: str = "news", at: int = NOW, **data: Any)
             Event(
                 specversion="1.0",
                 id=f"event-{number}",
-                source="tests",
+                source=source,
                 type="test",
                 time=instant(at),
                 data=EventData(category=kind, **data),
@@ -110,6 +120,25 @@ def verdict(out: Decided) -> tuple[str, str | None]:
     """(outcome, reason) of the one decision of a step."""
     record = only(out)
     return record.outcome, record.reason
+
+
+def ends(out: Decided) -> dict[str, str | None]:
+    """Of a step the events that ended in it without a send, with their reasons."""
+    return {record.event_id: record.reason for record in out.decisions if record.outcome in ("suppressed", "rejected")}
+
+
+def sent(*outs: Decided) -> list[tuple[str, str]]:
+    """The deliveries of some steps, each as event and channel."""
+    return [(delivery.event_id, delivery.channel) for out in outs for delivery in out.deliveries]
+
+
+def run(rules: Policies, state: UserState, until: int | None = None) -> list[Decided]:
+    """Every timer fires, exactly when it is due, as long as there is one, or up to an instant (that one included)."""
+    outs = []
+    while state.activity.due and (until is None or state.activity.due <= until):
+        outs.append(fire(rules, state))
+        assert len(outs) < 10_000, "the timers have no end"
+    return outs
 
 
 def fire(rules: Policies, state: UserState) -> Decided:

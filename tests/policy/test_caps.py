@@ -103,7 +103,7 @@ def test_what_is_free_is_free_at_that_instant_and_not_one_before(
 @given(
     st.sampled_from(CLOCK_CHANGES),
     rules,
-    st.lists(st.tuples(st.integers(-2 * DAY, 2 * DAY), st.integers(0, 3)), max_size=40),
+    st.lists(st.tuples(st.integers(-2 * DAY, 2 * DAY) | st.integers(-2, 2), st.integers(0, 3)), max_size=40),
     st.integers(0, 10),
 )
 def test_a_clock_that_goes_back_and_forth_leaves_the_log_in_order_and_exact(
@@ -190,6 +190,11 @@ def test_units_that_nobody_took_are_free_at_once() -> None:
     for rule in (cap(1, "day"), cap(1, "week"), cap(1, DAY)):
         assert taken(b"", rule, "UTC", 0) == 0
         assert free_at(b"", rule, "UTC", 5, 99) == 5
+
+
+def test_a_window_may_reach_back_past_the_epoch() -> None:
+    rule = cap(1, DAY)
+    assert taken(take(b"", rule, 0, 1), rule, "UTC", 10) == 1
 
 
 def test_the_log_is_six_bytes_a_unit_and_never_longer_than_the_limit() -> None:

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from messages.windows import WEEKDAYS, Window
 from policy.policies import CountryRules
-from policy.quiet_hours import HORIZON, Week, end_of_quiet, is_quiet, next_quiet, spread_out, union, week_of, zone_of
+from policy.quiet_hours import Week, end_of_quiet, is_quiet, next_quiet, spread_out, union, week_of, zone_of
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
-EIGHT_DAYS = 8 * 1_440
+EIGHT_DAYS = 8 * DAY
 TWO_YEARS = 731 * 1_440
 
 # The first of two years in which the zone does what it is here for.
@@ -112,7 +112,7 @@ def test_every_minute_of_two_years_in_an_odd_zone(zone: str) -> None:
     week, first = week_of(NIGHT_AND_NOON), beginning(zone)
     quiet = quiet_minutes(NIGHT_AND_NOON, zone)
     assert bytes(is_quiet(week, zone, first + MINUTE * minute) for minute in range(TWO_YEARS)) == quiet
-    for minute in range(1, TWO_YEARS - EIGHT_DAYS):
+    for minute in range(1, TWO_YEARS - 8 * 1_440):
         if quiet[minute] and not quiet[minute - 1]:
             assert end_of_quiet(week, zone, first + MINUTE * minute) == first + MINUTE * quiet.index(0, minute)
         elif quiet[minute - 1] and not quiet[minute]:
@@ -128,11 +128,11 @@ def test_an_instant_is_quiet_and_ceases_to_be_as_the_oracle_says(
     near = st.sampled_from(jumps(zone) or [1_440 * 60]).flatmap(lambda jump: st.integers(jump - 2_880, jump + 1_440))
     anywhere = st.integers(0, TWO_YEARS)
     for minute in data.draw(st.lists(near | anywhere, min_size=20, max_size=20)):
-        minute = min(max(0, minute), TWO_YEARS - EIGHT_DAYS - 1)  # noqa: PLW2901 so that the oracle knows what follows
+        minute = min(max(0, minute), TWO_YEARS - 8 * 1_440 - 1)  # noqa: PLW2901 so that the oracle knows what follows
         now = first + MINUTE * minute + data.draw(st.integers(0, MINUTE - 1))
         assert is_quiet(week, zone, now) == quiet[minute]
         other = quiet.find(1 - quiet[minute], minute)
-        expected = first + MINUTE * other if other >= 0 and first + MINUTE * other <= now + HORIZON else None
+        expected = first + MINUTE * other if other >= 0 and first + MINUTE * other <= now + EIGHT_DAYS else None
         assert (end_of_quiet if quiet[minute] else next_quiet)(week, zone, now) == expected
 
 
@@ -242,18 +242,13 @@ def test_a_window_that_is_jumped_into_is_quiet_at_once() -> None:
 
 def test_there_is_no_end_where_no_minute_is_free() -> None:
     now = at("2024-07-01T12:00+00:00")
-    always = week_of((Window(start="00:00", end="24:00"),))
-    assert end_of_quiet(always, "UTC", now) is None
-    assert (
-        end_of_quiet(
-            union(week_of((Window(start="00:00", end="12:00"),)), week_of((Window(start="12:00", end="24:00"),))), "UTC", now
-        )
-        is None
-    )
+    morning, afternoon = Window(start="00:00", end="12:00"), Window(start="12:00", end="24:00")
+    assert end_of_quiet(week_of((Window(start="00:00", end="24:00"),)), "UTC", now) is None
+    assert end_of_quiet(union(week_of((morning,)), week_of((afternoon,))), "UTC", now) is None
     assert next_quiet((), "UTC", now) is None
 
 
-def test_the_end_is_found_up_to_the_horizon_and_not_past_it() -> None:
+def test_the_end_is_found_within_eight_days_and_not_past_them() -> None:
     # The only free minute, Sunday 02:30, is one of those that Berlin skips on 31 March.
     week = week_of(
         (
@@ -263,8 +258,8 @@ def test_the_end_is_found_up_to_the_horizon_and_not_past_it() -> None:
         )
     )
     free = at("2024-04-07T02:30+02:00")
-    assert end_of_quiet(week, "Europe/Berlin", free - HORIZON) == free
-    assert end_of_quiet(week, "Europe/Berlin", free - HORIZON - 1) is None
+    assert end_of_quiet(week, "Europe/Berlin", free - EIGHT_DAYS) == free
+    assert end_of_quiet(week, "Europe/Berlin", free - EIGHT_DAYS - 1) is None
 
 
 def test_the_zone_is_the_users_else_the_countrys_else_the_deployments() -> None:

@@ -49,6 +49,9 @@ class Handler:
         self.policies[name] = text(document)
         return True
 
+    def policy_version(self):
+        return len(self.policies)
+
     def policy_error(self):
         return "starts with bad"
 

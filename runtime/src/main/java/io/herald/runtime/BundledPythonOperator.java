@@ -2,6 +2,7 @@ package io.herald.runtime;
 
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
+import java.util.Comparator;
 import java.util.HashMap;
 import java.util.Map;
 import java.util.TreeMap;
@@ -78,6 +79,7 @@ public class BundledPythonOperator extends AbstractEmbeddedPythonFunctionOperato
     private transient int[] kinds;
 
     private transient Map<String, Counter> counters;
+    private transient volatile long policyVersion;
     private transient Histogram bundleSize;
     private transient Histogram pythonMicros;
     private transient Histogram urgentMillis;
@@ -111,7 +113,9 @@ public class BundledPythonOperator extends AbstractEmbeddedPythonFunctionOperato
         if (interpreter.invokeMethod("handler", "configure", setup, subtask()) instanceof String names) {
             names.lines().forEach(name -> count(name, 0));      // what alerts watch is there before it first happens
         }
-        Map<String, byte[]> restored = new TreeMap<>();
+        // The set, whose name has no slash, before what lies over it.
+        Map<String, byte[]> restored = new TreeMap<>(
+                Comparator.comparing((String name) -> name.contains("/")).thenComparing(Comparator.naturalOrder()));
         for (Map.Entry<String, byte[]> policy : policies.entries()) {
             restored.put(policy.getKey(), policy.getValue());
         }
@@ -120,6 +124,7 @@ public class BundledPythonOperator extends AbstractEmbeddedPythonFunctionOperato
                 LOG.warn("The stored policy {} is not used: {}", name, policyError());
             }
         });
+        notePolicyVersion();
         startBundle();
         scheduleTick(TICK_MILLIS);
     }
@@ -138,6 +143,7 @@ public class BundledPythonOperator extends AbstractEmbeddedPythonFunctionOperato
                 .histogram("decision_latency_ms", new DescriptiveStatisticsHistogram(HISTOGRAM_WINDOW));
         backgroundMillis = metrics.addGroup("lane", "background")
                 .histogram("decision_latency_ms", new DescriptiveStatisticsHistogram(HISTOGRAM_WINDOW));
+        metrics.gauge("policy_version", () -> policyVersion);
         metrics.gauge("timers_behind_ms", () -> timersDueAt == 0 ? 0 : Math.max(0, now() - timersDueAt));
     }
 
@@ -160,8 +166,10 @@ public class BundledPythonOperator extends AbstractEmbeddedPythonFunctionOperato
         } else if (document == null) {
             interpreter.invokeMethod("handler", "policy_removed", name);
             policies.remove(name);
+            notePolicyVersion();
         } else if (load(name, document)) {
             policies.put(name, document);       // only what loads is stored: a restart would read it again
+            notePolicyVersion();
         } else {
             rejectPolicy(row, policyError());
         }
@@ -169,6 +177,12 @@ public class BundledPythonOperator extends AbstractEmbeddedPythonFunctionOperato
 
     private boolean load(String name, byte[] document) {
         return Boolean.TRUE.equals(interpreter.invokeMethod("handler", "policy", name, document));
+    }
+
+    /** For the gauge, which is read by another thread: that may not enter Python. */
+    private void notePolicyVersion() {
+        policyVersion = interpreter.invokeMethod("handler", "policy_version") instanceof Number version
+                ? version.longValue() : 0;
     }
 
     private String policyError() {

@@ -17,7 +17,7 @@ import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.core.StreamReadFea
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.core.exc.StreamConstraintsException;
 
 /**
- * The part of an event that fanning out needs: tenant, recipients, campaign. The whole document is checked to be one strict
+ * The part of an event that guarding and fanning out need: tenant, recipients, source, category, campaign. The whole document is checked to be one strict
  * JSON object in UTF-8, token by token; no tree is built and nothing is written anew. The rest is Python's to judge.
  */
 final class EventHead {
@@ -36,6 +36,8 @@ final class EventHead {
     private final List<String> exclude = new ArrayList<>(0);
     private final List<int[]> contents = new ArrayList<>(2);    // [from, to) of what is inside the two arrays' brackets
     private String tenant = UserKey.DEFAULT_TENANT;
+    private String source;
+    private String category;
     private String campaign;
     private Collection<String> recipients;
     private byte[] payload;
@@ -69,6 +71,16 @@ final class EventHead {
     /** The event for each of them: as it came where it names one user, else with {@code users} and {@code exclude} empty. */
     byte[] payload() {
         return payload;
+    }
+
+    /** {@code source} where it is usable, else null: Python will refuse the event. */
+    String source() {
+        return source;
+    }
+
+    /** {@code data.category} where it is usable, else null: Python will refuse the event. */
+    String category() {
+        return category;
     }
 
     /** {@code data.campaign} where it is usable, else null. */
@@ -137,6 +149,7 @@ final class EventHead {
                                 "expected a string of 1 to 64 letters, digits, `_`, `.` and `-`");
                     }
                 }
+                case "source" -> source = usable(parser);
                 case "data" -> {
                     if (isObject(parser, "$.data")) {
                         data(parser);
@@ -150,15 +163,25 @@ final class EventHead {
 
     private void data(JsonParser parser) throws IOException {
         for (String name = parser.nextFieldName(); name != null; name = parser.nextFieldName()) {
-            JsonToken token = parser.nextToken();
-            if (name.equals("recipients") && isObject(parser, "$.data.recipients")) {
-                recipients(parser);
-            } else if (name.equals("campaign") && token == JsonToken.VALUE_STRING
-                    && UserKey.problemOfId(parser.getText()) == null) {
-                campaign = parser.getText();
+            parser.nextToken();
+            switch (name) {
+                case "recipients" -> {
+                    if (isObject(parser, "$.data.recipients")) {
+                        recipients(parser);
+                    }
+                }
+                case "category" -> category = usable(parser);
+                case "campaign" -> campaign = usable(parser);
+                default -> { }
             }
             parser.skipChildren();
         }
+    }
+
+    /** A string of the length of an identifier, else null. */
+    private static String usable(JsonParser parser) throws IOException {
+        return parser.currentToken() == JsonToken.VALUE_STRING && UserKey.problemOfId(parser.getText()) == null
+                ? parser.getText() : null;
     }
 
     private void recipients(JsonParser parser) throws IOException {

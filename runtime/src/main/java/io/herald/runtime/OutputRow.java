@@ -37,6 +37,15 @@ public final class OutputRow {
 
     /** A record for {@code rejected}: the original value, and why, in the RejectedHeaders of messages/topics.py. */
     static Row rejected(String stage, Refused refused, Row record) {
+        return aside("rejected", null, stage, refused, record);
+    }
+
+    /** A record for {@code quarantined}: the original key and value, to be released as they came, and why. */
+    static Row quarantined(String stage, Refused refused, Row record) {
+        return aside("quarantined", record.getFieldAs(RecordReader.KEY), stage, refused, record);
+    }
+
+    private static Row aside(String topic, byte[] newKey, String stage, Refused refused, Row record) {
         byte[] value = record.getFieldAs(RecordReader.VALUE);
         byte[] key = record.getFieldAs(RecordReader.KEY);
         String detail = refused.detail;
@@ -56,7 +65,7 @@ public final class OutputRow {
             bytes("source_offset"), bytes(record.getField(RecordReader.OFFSET).toString()),
             bytes("source_key"), key == null ? null : bytes(shortened(new String(key, StandardCharsets.UTF_8))),
         };
-        return Row.of("rejected", null, value, key == null ? Arrays.copyOf(headers, headers.length - 2) : headers);
+        return Row.of(topic, newKey, value, key == null ? Arrays.copyOf(headers, headers.length - 2) : headers);
     }
 
     private static String shortened(String text) {

@@ -261,9 +261,10 @@ class BundledPythonOperatorTest {
             decide.background("t/a", "{}");
             decide.policy("one", "first");
             assertEquals(json("{}"), decide.bundles().get(0).get("policies"), "the open bundle is decided first");
-            decide.policy("two", "other");
+            decide.policy("a/two", "other");
             decide.policy("gone", "soon");
             decide.policy("gone", null);
+            assertEquals(2L, decide.metrics.get(Gauge.class, "policy_version").getValue());
             decide.policy("one", "bad second");
             Row rejected = decide.rows().get(0);
             assertEquals("rejected", rejected.getField(OutputRow.TOPIC));
@@ -273,13 +274,15 @@ class BundledPythonOperatorTest {
                     "source_topic", "policies", "source_partition", "0", "source_offset", "5", "source_key", "one"),
                     Records.headers(rejected));
             assertEquals(1, decide.metrics.count("stage.policy.reason.invalid_policy.rejected"));
-            assertEquals(json("{\"one\": \"first\", \"two\": \"other\"}"), decide.look("t/a").get("policies"));
+            assertEquals(json("{\"one\": \"first\", \"a/two\": \"other\"}"), decide.look("t/a").get("policies"));
             snapshot = decide.snapshot();
         }
         try (Decide decide = Decide.restore(snapshot, 100, NEVER, 1, 0)) {
             JsonNode seen = decide.look("t/a");
-            assertEquals(json("{\"one\": \"first\", \"two\": \"other\"}"), seen.get("policies"));
-            assertEquals(json("[[\"policy\", \"one\", \"first\"], [\"policy\", \"two\", \"other\"]]"), seen.get("calls"));
+            assertEquals(json("{\"one\": \"first\", \"a/two\": \"other\"}"), seen.get("policies"));
+            assertEquals(json("[[\"policy\", \"one\", \"first\"], [\"policy\", \"a/two\", \"other\"]]"), seen.get("calls"),
+                    "the set before what lies over it");
+            assertEquals(2L, decide.metrics.get(Gauge.class, "policy_version").getValue());
         }
     }
 

@@ -26,10 +26,7 @@ import org.apache.flink.runtime.operators.testutils.MockEnvironment;
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.JsonNode;
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.node.ArrayNode;
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.node.ObjectNode;
-import org.apache.flink.streaming.api.operators.ProcessOperator;
 import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
-import org.apache.flink.streaming.util.OneInputStreamOperatorTestHarness;
-import org.apache.flink.streaming.util.ProcessFunctionTestHarnesses;
 import org.apache.flink.types.Row;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -62,15 +59,15 @@ class ExpandRecipientsTest {
     }
 
     private static Expanded expand(Row record) throws Exception {
-        try (OneInputStreamOperatorTestHarness<Row, Tuple3<String, Integer, byte[]>> harness =
-                ProcessFunctionTestHarnesses.forProcessFunction(new ExpandRecipients(KeyedRow.URGENT))) {
+        try (Expand harness = Expand.opened(KeyedRow.URGENT)) {
             harness.processElement(new StreamRecord<>(record));
+            assertEquals(List.of(), side(harness, "quarantined"));
             return new Expanded(harness.extractOutputValues(),
                     side(harness, "counts"), side(harness, "rejected"));
         }
     }
 
-    private static List<Row> side(OneInputStreamOperatorTestHarness<?, ?> harness, String name) {
+    private static List<Row> side(Expand harness, String name) {
         var rows = harness.getSideOutput(RouteByTopic.tag(name));
         return rows == null ? List.of() : rows.stream().map(StreamRecord::getValue).toList();
     }
@@ -313,8 +310,7 @@ class ExpandRecipientsTest {
     void refusalsAreCountedByReason() throws Exception {
         Metrics metrics = new Metrics();
         MockEnvironment environment = MockEnvironment.builder().setMetricGroup(metrics.task()).build();
-        try (var harness = new OneInputStreamOperatorTestHarness<>(
-                new ProcessOperator<>(new ExpandRecipients(KeyedRow.URGENT)), environment)) {
+        try (Expand harness = new Expand(KeyedRow.URGENT, Expand.UNGUARDED, environment)) {
             harness.open();
             for (byte[] value : List.of(quoted("x"), quoted("[]"), quoted("y"), quoted(GOOD))) {
                 harness.processElement(new StreamRecord<>(Records.record(null, value)));
@@ -339,8 +335,7 @@ class ExpandRecipientsTest {
 
     @Test
     void fieldNamesWithoutEndAreNoTrouble() throws Exception {
-        try (OneInputStreamOperatorTestHarness<Row, Tuple3<String, Integer, byte[]>> harness =
-                ProcessFunctionTestHarnesses.forProcessFunction(new ExpandRecipients(KeyedRow.BACKGROUND))) {
+        try (Expand harness = Expand.opened(KeyedRow.BACKGROUND)) {
             for (int event = 0; event < 20; event++) {
                 int salt = event;
                 String names = IntStream.range(0, 5000).mapToObj(i -> "'" + salt + "n" + i + "': 0")

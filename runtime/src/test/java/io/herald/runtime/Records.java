@@ -14,7 +14,12 @@ final class Records {
 
     /** A record as RecordReader reads it, from x.events/3/41 at 1700. */
     static Row record(byte[] key, byte[] value) {
-        return Row.of("x.events", 3, 41L, 1700L, key, value);
+        return record(key, value, 3, 1700L, false);
+    }
+
+    /** The same from a partition and an instant of choice; {@code exempt} from its source's rate. */
+    static Row record(byte[] key, byte[] value, int partition, long timestamp, boolean exempt) {
+        return Row.of("x.events", partition, 41L, timestamp, key, value, exempt);
     }
 
     static JsonNode json(byte[] bytes) throws Exception {

@@ -25,6 +25,7 @@ import org.apache.flink.types.Row;
 import org.apache.flink.util.InstantiationUtil;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.MethodSource;
 
 /** What carries records from class to class and in and out of Kafka. */
@@ -46,11 +47,21 @@ class RowsTest {
         var out = new ListCollector<>(rows);
         reader.deserialize(new ConsumerRecord<>("p.events", 4, 99L, KEY, VALUE), out);
         reader.deserialize(new ConsumerRecord<>("p.events", 4, 100L, null, null), out);
-        List<Row> expected = List.of(Row.of("p.events", 4, 99L, ConsumerRecord.NO_TIMESTAMP, KEY, VALUE),
-                Row.of("p.events", 4, 100L, ConsumerRecord.NO_TIMESTAMP, null, null));
+        List<Row> expected = List.of(Row.of("p.events", 4, 99L, ConsumerRecord.NO_TIMESTAMP, KEY, VALUE, false),
+                Row.of("p.events", 4, 100L, ConsumerRecord.NO_TIMESTAMP, null, null, false));
         for (int i = 0; i < 2; i++) {
             assertEquals(expected.get(i), throughTheNetwork(reader.getProducedType(), rows.get(i)));
         }
+    }
+
+    @ParameterizedTest
+    @CsvSource({"released,true", "admitted,true", "traceparent,false"})
+    void readerSeesWhetherTheRateWasJudgedElsewhere(String header, boolean exempt) throws Exception {
+        ConsumerRecord<byte[], byte[]> record = new ConsumerRecord<>("p.events", 4, 99L, KEY, VALUE);
+        record.headers().add(header, Utf8.bytes("1"));
+        List<Row> rows = new ArrayList<>();
+        new RecordReader().deserialize(record, new ListCollector<>(rows));
+        assertEquals(exempt, rows.get(0).getField(RecordReader.EXEMPT));
     }
 
     static List<Row> outputs() {
@@ -134,7 +145,7 @@ class RowsTest {
     }
 
     static List<Object> classes() {
-        return List.of(new RecordReader(), new ExpandRecipients(KeyedRow.URGENT), new KeyedChange(KeyedRow.CHANGE, "change"),
+        return List.of(new RecordReader(), new ExpandRecipients(KeyedRow.URGENT, VALUE), new KeyedChange(KeyedRow.CHANGE, "change"),
                 new KeyedRow.ByKey(), new RouteByTopic("a=b"), new RecordWriter(""), new PassThrough("t"),
                 new BundledPythonOperator(new Configuration(), "module", new byte[0], 1, 1));
     }
