@@ -87,7 +87,9 @@ class _Screen:
             completed=progress.sent,
             total=self._users if loading else self._events,
         )
-        self._bars.update(self._decided, completed=progress.decided, total=self._events + progress.codes)
+        # The job adds digests of its own.
+        arrived = max(self._events + progress.codes, progress.decided)
+        self._bars.update(self._decided, completed=progress.decided, total=arrived)
         self._bars.update(self._delivered, completed=progress.accepted.total(), total=progress.deliveries or None)
         line = "  ".join(f"{reason} {number:,}" for reason, number in progress.outcomes.most_common(8))
         reasons = f"reasons seen {len(progress.reasons)} of {len(REASONS) - 1}"
@@ -96,7 +98,7 @@ class _Screen:
 
 def _outcome_table(report: DemoReport) -> Table:
     """Every reason: of how many notifications it was the end, how often one waited for it, whom of the cast to ask."""
-    table = Table("reason", "ended so", "waited so", "see", "meaning", title="Decisions", box=None, title_justify="left")
+    table = Table("reason", "ended so", "waited so", "see", "meaning", title="\nDecisions", box=None, title_justify="left")
     for column in table.columns[1:3]:
         column.justify = "right"
     table.columns[4].overflow = "fold"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from confluent_kafka import KafkaException
 from rich.markup import escape
 from rich.table import Table
 
@@ -12,6 +13,11 @@ from cli.session import Session, console, pass_session, print_json
 from cli.stack.stack import ProgramStatus, Stack, running_settings
 from cli.stack.stack_settings import with_free_ports
 from cli.stack.worker_programs import api_key_file
+from connectors.conservation import Reader, now_ms
+from connectors.settings import Settings
+
+BALANCE_SECONDS = 5.0
+"""How long `herald status` reads for the balance."""
 
 
 @click.command()
@@ -54,7 +60,10 @@ def down(session: Session) -> None:
 @click.option("--json", "as_json", is_flag=True, help="A JSON list, for programs.")
 @pass_session
 def status(session: Session, as_json: bool) -> None:
-    """Show every program of the local stack. Exit code 1 where nothing runs, or one that was started does not."""
+    """Show every program of the local stack, and whether notifications balance.
+
+    Exit code 1 where nothing runs, or one that was started does not.
+    """
     settings = session.file_settings()
     stack = Stack(running_settings(settings) or settings)
     programs = stack.status()
@@ -63,8 +72,28 @@ def status(session: Session, as_json: bool) -> None:
     else:
         console.print(_table(programs, stack.directory))
         console.print(f"Logs are in {stack.directory}")
+        console.print(_conservation(running_settings(settings)))
     states = {program.state for program in programs}
     raise SystemExit("running" not in states or not states <= {"running", "starting", "stopped"})
+
+
+def _conservation(settings: Settings | None) -> str:
+    """The balance in a line, where it can be read at once."""
+    if settings is None:
+        return "conservation: the stack does not run"
+    reader = Reader(settings.kafka)
+    try:
+        reader.read(BALANCE_SECONDS)
+    except (KafkaException, KeyError):
+        return "conservation: the topics cannot be read"
+    except TimeoutError:
+        return f"conservation: not read within {BALANCE_SECONDS:.0f} s; ask `herald conservation`"
+    finally:
+        reader.close()
+    report = reader.ledger.report(now_ms())
+    colour = "green" if report.difference == 0 else "red"
+    waiting = f"{sum(report.pending.values()):,} waiting"
+    return f"conservation: [{colour}]difference {report.difference:,}[/{colour}] of {report.counted:,} counted, {waiting}"
 
 
 def _table(programs: list[ProgramStatus], directory: Path) -> Table:

@@ -239,6 +239,7 @@ class Demo:
         if refused:
             outcomes[REFUSED] = len(refused)
         seen = {*outcomes, *pending, *({ON_CHANNELS} & watch.channels.keys())}
+        self.progress.reasons = seen & REASONS.keys()
         failures = failures_of(seen, recorded)
         if balance.difference:
             failures.append(f"conservation: {balance.difference} notifications are not accounted for")
@@ -255,7 +256,7 @@ class Demo:
             users=self._users,
             events=self._events,
             urgent_events=codes,
-            cast_events=stage.events.total(),
+            cast_events=stage.cast_events,
             outcomes=outcomes,
             pending_reasons=dict(pending.most_common()),
             channel_reasons=dict(watch.channels.most_common()),

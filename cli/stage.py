@@ -34,12 +34,14 @@ Say = Callable[[str], None]
 class Stage:
     """Call ``prepare``, then ``begin``; from there on a thread does what is to happen later, until ``stop``.
 
-    ``events`` counts the events produced, by lane, released ones again; ``held`` has user and reason of each record that the
-    quarantine has held, by its place. ``finished``: nothing is left to do, as far as is known.
+    ``events`` counts the events produced, by lane, released ones again; ``cast_events`` those of the cast, ``malformed``
+    what of them nobody can decide. ``held`` has user and reason of each record that the quarantine has held, by its place.
+    ``finished``: nothing is left to do, as far as is known.
     """
 
     def __init__(self, settings: Settings, say: Say) -> None:
         self.events: Counter[Lane] = Counter()
+        self.cast_events = 0
         self.malformed = 0
         self.held: dict[str, tuple[str, str]] = {}
         self.finished = False
@@ -85,6 +87,7 @@ class Stage:
                     self.malformed += "invalid_event" in member.reasons
                 else:
                     self._left.append(cue)
+        self.cast_events = len(first)
         # By the key an event keeps its place among those of its user.
         produce(self._kafka, ((EVENTS[cue.lane], user_key(DEFAULT_TENANT, cue.user), cue.payload) for cue in first))
         self._thread.start()
