@@ -5,6 +5,8 @@ from setuptools import setup
 setup(
     packages=[
         "cli",
+        "cli.demo",
+        "cli.simulation",
         "cli.stack",
         "connectors",
         "connectors.adapters",

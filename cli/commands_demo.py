@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from cli.cast import CAST, TOLD
-from cli.demo import DEFECT, REPORT, Demo, DemoReport, Progress
+from cli.demo.cast import CAST, TOLD
+from cli.demo.run import DEFECT, REPORT, Demo, DemoReport, Progress
 from cli.session import Session, console, pass_session
 from policy.reasons import REASONS
 

@@ -69,7 +69,7 @@ def validate(directory: Path, as_json: bool) -> None:
         table.add_row(escape(name), category.category_class, category.lane, ", ".join(category.channels), ", ".join(rules))
     console.print(table)
     others = ", ".join(f"{len(getattr(document, section))} {section}" for section in SECTIONS[1:])
-    console.print(f"Version {document.version}: {len(document.categories)} categories, {others}. All is well.")
+    console.print(f"Version {document.version}: {len(document.categories)} categories, {others}.", soft_wrap=True)
 
 
 @policy.command()

@@ -16,10 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from cli.session import Session, console, errors, pass_session, print_json
-from cli.simulate import SMALL, Plan, Shards, SimulationError, of_interest, replay_all, replay_user, workspace
-from cli.simulation_parquet import ParquetMissing, require_pyarrow, write_files
-from cli.simulation_result import result_of
-from cli.simulation_view import Report, SideLabel, show, told
+from cli.simulation.parquet import ParquetMissing, require_pyarrow, write_files
+from cli.simulation.replay import SMALL, Plan, Shards, SimulationError, of_interest, replay_all, replay_user, workspace
+from cli.simulation.result import result_of
+from cli.simulation.view import Report, SideLabel, show, told
 from cli.user_name import UserName
 from connectors.explain import moment
 from connectors.policy_files import PolicyFileError, load_policies

@@ -19,9 +19,9 @@ from pyarrow import parquet
 
 from cli.commands_simulate import COMMANDS
 from cli.main import main
-from cli.simulate import SHARDS
-from cli.simulation_parquet import DECISIONS_FILE, SUMMARY_FILE, write_files
-from cli.simulation_result import Comparison, percentile, result_of, three_digits
+from cli.simulation.parquet import DECISIONS_FILE, SUMMARY_FILE, write_files
+from cli.simulation.replay import SHARDS
+from cli.simulation.result import Comparison, percentile, result_of, three_digits
 from connectors.recording import FileInput, Recorded, RecordingError, Window, line_of, write_recording
 from connectors.settings import ROOT
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cli.cast import CAST
-from cli.demo import DEFECT, failures_of
+from cli.demo.cast import CAST
+from cli.demo.run import DEFECT, failures_of
 from policy.reasons import REASONS
 
 ALL = set(REASONS) - {DEFECT}

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from cli import cast
-from cli.cast import CAST, LASTS, Cue, Member
+from cli.demo import cast
+from cli.demo.cast import CAST, LASTS, Cue, Member
 from cli.synthetic import background_events, profile_commands
 from connectors.policy_files import load_policies
 from connectors.settings import ROOT, JobSettings

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from cli import cast
+from cli.demo import cast
+from cli.demo.producing import produce
 from cli.gateway_calls import GatewayCalls, user_path
-from cli.producing import produce
 from connectors.log_positions import end_offsets, wait_until_read
 from connectors.policy_files import load_policies
 from connectors.policy_log import publish

@@ -1,5 +1,5 @@
 """The demo: a stack of its own, synthetic users, a flood with one-time codes beside it, a cast that meets every rule
-(cli/cast.py), and the account of it all.
+(cli/demo/cast.py), and the account of it all.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import requests
 from confluent_kafka import Consumer, TopicPartition
 from msgspec.structs import replace
 
-from cli.cast import CAST
+from cli.demo.cast import CAST
+from cli.demo.producing import Record, produce
+from cli.demo.stage import Stage
+from cli.demo.watch import Percentiles, Watch
 from cli.job_control import JobControl
-from cli.producing import Record, produce
 from cli.stack.stack import Stack
 from cli.stack.stack_settings import absolute, with_free_ports
 from cli.stack.worker_programs import api_key_file
-from cli.stage import Stage
 from cli.synthetic import background_events, event, profile_commands, user_name
-from cli.watch import Percentiles, Watch
 from connectors.conservation import Reader, Report
 from connectors.explain import Story, stories
 from connectors.log_positions import end_offsets, wait_until_read

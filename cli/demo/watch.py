@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 from confluent_kafka import Consumer
 
-from cli.cast import CAST
+from cli.demo.cast import CAST
 from connectors.settings import KafkaSettings
 from messages.decision import PENDING
 from messages.topics import COUNTS, DECISIONS, EVENTS, OUTCOMES

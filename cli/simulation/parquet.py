@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from cli.simulation_result import Result, Row, is_digest
+from cli.simulation.result import Result, Row, is_digest
 from messages.words import CHANNELS
 from policy.simulation import BILLION, Judged, Replayed
 

@@ -26,8 +26,8 @@ from zlib import crc32
 
 import msgspec
 
-from cli.simulation_parquet import DecisionPart
-from cli.simulation_result import Comparison
+from cli.simulation.parquet import DecisionPart
+from cli.simulation.result import Comparison
 from connectors.recording import Advance, Input, Recorded
 from messages.codec import DecodeError
 from messages.profile import Profile, decode_change, decode_profile

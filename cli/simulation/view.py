@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from cli.simulate import Counted
-from cli.simulation_result import Result, Row
+from cli.simulation.replay import Counted
+from cli.simulation.result import Result, Row
 from connectors.explain import Story, moment, stories
 from connectors.view_store import History
 from messages.decision import DecisionRecord
