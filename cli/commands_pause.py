@@ -63,7 +63,7 @@ def _resume(scope: Literal["source", "category", "campaign"]) -> click.Command:
     def command(session: Session, name: str) -> None:
         kafka = session.settings().kafka
         document = _document(scope, name)
-        if document.key not in read_documents(kafka).overrides:
+        if document.key not in read_documents(kafka).in_force.overrides:
             raise click.ClickException(f"the {scope} `{name}` is not paused; `herald pause list` shows what is")
         publish(kafka, document.key, None)
         console.print(f"The {scope} {escape(name)} passes again. What is held: herald quarantine list", soft_wrap=True)
@@ -76,7 +76,7 @@ def _resume(scope: Literal["source", "category", "campaign"]) -> click.Command:
 @pass_session
 def list_(session: Session, as_json: bool) -> None:
     """Show what is paused."""
-    overrides = read_documents(session.settings().kafka).overrides.values()
+    overrides = read_documents(session.settings().kafka).in_force.overrides.values()
     pauses = sorted((each for each in overrides if isinstance(each, Pause)), key=lambda each: each.key)
     if as_json:
         print_json([{"scope": each.scope, "name": each.name} for each in pauses])
@@ -98,7 +98,7 @@ def _document(scope: str, name: str) -> Pause:
 
 def _doubt(documents: PolicyDocuments, scope: str, name: str) -> None:
     """A misspelt category holds nothing, and nothing else would say so."""
-    policy = documents.policy
+    policy = documents.in_force.policy
     if scope == "category" and policy is not None and name not in policy.categories:
         errors.print(f"The policies name no category {escape(name)}: is it spelt right?", soft_wrap=True)
 

@@ -139,7 +139,7 @@ def diff(session: Session, one: str, other: str | None, as_json: bool) -> None:
     if as_json:
         print_json(_plain_differences(found))
         raise SystemExit(bool(found))
-    if other is None and old is standing.packaged:
+    if other is None and old is standing.in_force.packaged:
         console.print(f"No set was applied yet: this compares with the packaged one in {_packaged_directory(settings)}.")
     _show_differences(found)
     if other is None:
@@ -180,7 +180,7 @@ def show(session: Session, as_json: bool) -> None:
         print_json({"document": effective.document, "overrides": overrides, "ignored": effective.ignored})
         return
     since = [entry.at for entry in standing.entries if entry.key == POLICY_SET and entry.refused is None]
-    origin = "as it is packaged" if force is standing.packaged else f"since {_moment(since[-1])}"
+    origin = "as it is packaged" if force is standing.in_force.packaged else f"since {_moment(since[-1])}"
     _print(f"# version {force.version}, {origin}")
     for override in effective.overrides:
         _print(f"# {override.key}: {_told_override(override)}")

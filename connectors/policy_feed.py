@@ -10,9 +10,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from connectors.policy_log import Record, read_records
 from connectors.settings import KafkaSettings
 from messages.codec import DecodeError
-from messages.policy import POLICY_SET, Override, Policy, decode_override, decode_policy
 from messages.topics import POLICIES
-from policy.overrides import check_name
+from policy.overrides import InForce
 from policy.source_guard import SourceRules, source_rules
 
 _WAIT = 0.25
@@ -22,36 +21,26 @@ Say = Callable[[str], None]
 
 
 class PolicyDocuments:
-    """What is in force of the topic's records, given in their order; taken as the job takes them.
+    """What is in force of the topic's records, given in their order. ``raw`` has the bytes by name.
 
-    ``raw`` has the bytes by name. The job's packaged set is not known here: without one on the topic, ``policy`` is None.
+    The job's packaged set is not known here.
     """
 
     def __init__(self) -> None:
-        self.policy: Policy | None = None
-        self.overrides: dict[str, Override] = {}
+        self.in_force = InForce.of(None)
         self.raw: dict[str, bytes] = {}
 
     def take(self, record: Record) -> None:
         """Take one record; DecodeError, and nothing changes, where it is not valid or not newer."""
-        name, value = record.key, record.value
-        if value is None:
-            self.policy = None if name == POLICY_SET else self.policy
-            self.overrides.pop(name, None)
-            self.raw.pop(name, None)
-        elif name == POLICY_SET:
-            policy = decode_policy(value)
-            if self.policy is not None and policy != self.policy and policy.version <= self.policy.version:
-                raise DecodeError(f"version {policy.version} is not above {self.policy.version}", "$.version")
-            self.policy, self.raw[name] = policy, value
+        self.in_force.take(record.key, record.value)
+        if record.value is None:
+            self.raw.pop(record.key, None)
         else:
-            override = decode_override(value)
-            check_name(name, override)
-            self.overrides[name], self.raw[name] = override, value
+            self.raw[record.key] = record.value
 
     def rules(self) -> SourceRules:
         """What the source guard goes by."""
-        return source_rules(self.policy, self.overrides.values())
+        return source_rules(self.in_force.policy, self.in_force.overrides.values())
 
 
 def read_documents(kafka: KafkaSettings) -> PolicyDocuments:

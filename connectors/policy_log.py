@@ -13,9 +13,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from connectors.settings import KafkaSettings
 from messages.codec import DecodeError
-from messages.policy import POLICY_SET, Override, Policy, decode_override, decode_policy
+from messages.policy import POLICY_SET, Override, Policy, decode_policy
 from messages.topics import PARTITIONER, POLICIES
-from policy.overrides import check_name
+from policy.overrides import InForce
 
 # Seconds that the broker has to answer.
 _PATIENCE = 15.0
@@ -59,15 +59,13 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Standing(msgspec.Struct):
-    """What the topic makes of the ``packaged`` set, where one is known: the set in ``force``, overrides by their keys.
+    """What the topic makes of the packaged set, where one is known, and how that came about.
 
     ``sets`` are all that were ever in force, the latest of a version; ``highest`` is the highest version ever written;
     ``entries`` is what happened, in order.
     """
 
-    packaged: Policy | None
-    force: Policy | None
-    overrides: dict[str, Override]
+    in_force: InForce
     sets: dict[int, Policy]
     highest: int
     entries: list[Entry]
@@ -76,41 +74,48 @@ class Standing(msgspec.Struct):
     def of(cls, packaged: Policy | None) -> Standing:
         """What is in force where the topic is empty."""
         known = {} if packaged is None else {packaged.version: packaged}
-        return cls(packaged, packaged, {}, known, max(known, default=0), [])
+        return cls(InForce.of(packaged), known, max(known, default=0), [])
+
+    @property
+    def force(self) -> Policy | None:
+        """The set in force."""
+        return self.in_force.policy
+
+    @property
+    def overrides(self) -> dict[str, Override]:
+        """What lies over it, by key."""
+        return self.in_force.overrides
 
     def take(self, record: Record) -> Entry:
         """Take a record in; returns what it did."""
+        before = self.force
         entry = Entry(record.offset, record.at, record.key, removed=record.value is None)
         try:
-            entry = self._set(entry, record.value) if record.key == POLICY_SET else self._override(entry, record.value)
+            taken = self.in_force.take(record.key, record.value)
         except DecodeError as error:
-            entry = msgspec.structs.replace(entry, refused=str(error))
+            entry = msgspec.structs.replace(entry, version=self._note(record), refused=str(error))
+        else:
+            if record.key == POLICY_SET:
+                entry = msgspec.structs.replace(
+                    entry, version=self._note(record), differences=differences(before, self.force)
+                )
+            elif isinstance(taken, Override):
+                entry = msgspec.structs.replace(entry, override=taken)
+            if isinstance(taken, Policy):
+                self.sets[taken.version] = taken
         self.entries.append(entry)
         return entry
 
-    def _set(self, entry: Entry, value: bytes | None) -> Entry:
-        if value is None:
-            # The packaged set is in force again.
-            entry = msgspec.structs.replace(entry, differences=differences(self.force, self.packaged))
-            self.force = self.packaged
-            return entry
-        new = decode_policy(value)
-        self.highest = max(self.highest, new.version)
-        entry = msgspec.structs.replace(entry, version=new.version, differences=differences(self.force, new))
-        if self.force is not None and new != self.force and new.version <= self.force.version:
-            reason = f"version {new.version} is not above {self.force.version}, which was in force"
-            return msgspec.structs.replace(entry, refused=reason)
-        self.force = self.sets[new.version] = new
-        return entry
-
-    def _override(self, entry: Entry, value: bytes | None) -> Entry:
-        if value is None:
-            self.overrides.pop(entry.key, None)
-            return entry
-        override = decode_override(value)
-        check_name(entry.key, override)
-        self.overrides[entry.key] = override
-        return msgspec.structs.replace(entry, override=override)
+    def _note(self, record: Record) -> int | None:
+        """The version that a record asked for, also where it was refused: a next one is to be above it."""
+        if record.key != POLICY_SET or record.value is None:
+            return None
+        try:
+            version = decode_policy(record.value).version
+        except DecodeError:
+            return None
+        self.highest = max(self.highest, version)
+        return version
 
 
 def differences(old: object, new: object) -> list[Difference]:

@@ -1,4 +1,4 @@
-"""Single overrides over the set of policies: what is in force when they lie over it."""
+"""The set of policies and the overrides that lie over it: what of the records of their topic is in force."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from messages.codec import DecodeError
-from messages.policy import Category, CategoryPatch, Override, Policy
+from messages.policy import POLICY_SET, Category, CategoryPatch, Override, Policy, decode_override, decode_policy
 
 
 class Effective(msgspec.Struct, frozen=True):
@@ -83,3 +83,45 @@ def lie_over(document: Policy, overrides: Mapping[str, Override]) -> Effective:
             patched.append(override.name)
         in_force.append(override)
     return Effective(document, tuple(in_force), tuple(patched), ignored)
+
+
+class InForce(msgspec.Struct):
+    """What is in force of a ``packaged`` set (None where it is not known) and the records taken since, in their order."""
+
+    packaged: Policy | None
+    policy: Policy | None
+    overrides: dict[str, Override] = {}
+
+    @classmethod
+    def of(cls, packaged: Policy | None) -> InForce:
+        """What is in force where there is no record."""
+        return cls(packaged, packaged)
+
+    def take(self, name: str, value: bytes | None) -> Policy | Override | None:
+        """Take a record, and return its document; without a value it removes, and the packaged set is in force again.
+
+        DecodeError, and nothing changes, where it is not valid, a set not newer, or an override under another's name or
+        one that does not fit the set: it would wait there to surprise somebody.
+        """
+        if value is None:
+            if name == POLICY_SET:
+                self.policy = self.packaged
+            self.overrides = {key: override for key, override in self.overrides.items() if key != name}
+            return None
+        if name == POLICY_SET:
+            new = decode_policy(value)
+            if self.policy is not None and new != self.policy and new.version <= self.policy.version:
+                raise DecodeError(
+                    f"version {new.version} is not above {self.policy.version}, which is in force", "$.version"
+                )
+            self.policy = new
+            return new
+        if "/" not in name:
+            raise DecodeError(f"no policy has the name `{name}`; the set's is `{POLICY_SET}`, an override's kind/…")
+        override = decode_override(value)
+        check_name(name, override)
+        overrides = self.overrides | {name: override}
+        if self.policy is not None and (why_not := lie_over(self.policy, overrides).ignored.get(name)) is not None:
+            raise DecodeError(why_not)
+        self.overrides = overrides
+        return override

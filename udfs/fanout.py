@@ -16,13 +16,13 @@ import msgspec
 from messages.codec import DecodeError, encode_json
 from messages.decision import DecisionRecord
 from messages.event import Event, check_data, decode_event
-from messages.policy import POLICY_SET, Override, Policy, decode_override, decode_policy
+from messages.policy import Policy
 from messages.profile import decode_change, decode_profile
 from messages.topics import COUNTS, DECISIONS, DELIVERIES, PROFILES, REJECTED, RejectedHeaders
 from messages.words import Lane, Provider, split_user_key
 from policy.core import Arrival, Change, Due, Item, Loaded, decide
 from policy.identity import notification_id
-from policy.overrides import check_name, lie_over
+from policy.overrides import InForce, lie_over
 from policy.policies import Policies, compile_policies
 from policy.profiles import ChangeRefused
 from policy.state import Activity, UserState, split_part
@@ -69,9 +69,7 @@ class Handler:
 
     def __init__(self) -> None:
         self._providers: frozenset[Provider] = frozenset()
-        self._packaged: Policy | None = None
-        self._document: Policy | None = None
-        self._overrides: dict[str, Override] = {}
+        self._force = InForce.of(None)
         self._policies: Policies | None = None
         self._policy_error = ""
 
@@ -82,61 +80,40 @@ class Handler:
         """
         decoded = _decode_setup(setup)
         self._providers = frozenset(decoded.providers)
-        self._packaged = decoded.policy
-        self._use(decoded.policy, {})
+        self._force = InForce.of(decoded.policy)
+        self._compile()
         # A bundle makes thousands of objects and no cycles. At the default threshold the collector would run several
         # times a bundle, and now and then through all that is imported: it took a third of the time here.
         gc.freeze()
         gc.set_threshold(100_000, 20, 100)
         return "\n".join([CORE_FAILURES, *map(_bound_hit, BOUNDS), *map(_deferred, LEFT)])
 
-    def _use(self, document: Policy, overrides: dict[str, Override]) -> None:
-        effective = lie_over(document, overrides)
+    def _compile(self) -> None:
+        assert self._force.policy is not None
+        effective = lie_over(self._force.policy, self._force.overrides)
         self._policies = compile_policies(effective.document, self._providers, effective.overrides, effective.patched)
-        self._document, self._overrides = document, overrides
 
     def policy(self, name: str, document: bytes) -> bool:
         """Take the set, or an override that lies over it, into force; False, and all stays as it is, where the document is
         not valid, or the set not newer.
         """
-        assert self._document is not None
         try:
-            if name == POLICY_SET:
-                new = decode_policy(bytes(document))
-                if new == self._document:
-                    return True
-                if new.version <= self._document.version:
-                    raise DecodeError(
-                        f"version {new.version} is not above {self._document.version}, which is in force", "$.version"
-                    )
-                self._use(new, self._overrides)
-            else:
-                if "/" not in name:
-                    raise DecodeError(f"no policy has the name `{name}`; the set's is `{POLICY_SET}`, an override's kind/…")
-                override = decode_override(bytes(document))
-                check_name(name, override)
-                overrides = self._overrides | {name: override}
-                # One that does not fit the set in force would wait there to surprise somebody.
-                why_not = lie_over(self._document, overrides).ignored.get(name)
-                if why_not is not None:
-                    raise DecodeError(why_not)
-                self._use(self._document, overrides)
+            self._force.take(name, bytes(document))
         except DecodeError as error:
             self._policy_error = str(error)
             return False
+        self._compile()
         return True
 
     def policy_removed(self, name: str) -> None:
         """A tombstone on the policies topic: an override is lifted; without a set the packaged one is in force again."""
-        if name == POLICY_SET and self._packaged is not None:
-            self._use(self._packaged, self._overrides)
-        elif name in self._overrides and self._document is not None:
-            self._use(self._document, {key: override for key, override in self._overrides.items() if key != name})
+        self._force.take(name, None)
+        self._compile()
 
     def policy_version(self) -> int:
         """The version of the set in force."""
-        assert self._document is not None
-        return self._document.version
+        assert self._force.policy is not None
+        return self._force.policy.version
 
     def policy_error(self) -> str:
         """Why the last policy was refused."""

@@ -58,7 +58,7 @@ def test_what_is_in_force_now_is_read_in_one_go(topics: Callable[..., KafkaSetti
     assert read_documents(kafka).raw == {}
     for key, value in ((SHOP.key, encode_json(SHOP)), (NEWS.key, encode_json(NEWS)), (SHOP.key, None), (NEWS.key, b"{}")):
         publish(kafka, key, value)
-    assert read_documents(kafka).overrides == {NEWS.key: NEWS}
+    assert read_documents(kafka).in_force.overrides == {NEWS.key: NEWS}
 
 
 def test_without_its_topic_it_says_what_to_do(topics: Callable[..., KafkaSettings]) -> None:

@@ -316,7 +316,7 @@ def test_pauses_are_documents_over_the_policies(place: Place) -> None:
     assert written.key == b"pause/campaign/spring/2026"
     assert json.loads(written.value) == {"kind": "pause", "scope": "campaign", "name": "spring/2026"}
     place.say("resume", "campaign", "spring/2026")
-    assert read_documents(place.kafka).overrides == {"pause/source/shop": Pause(scope="source", name="shop")}
+    assert read_documents(place.kafka).in_force.overrides == {"pause/source/shop": Pause(scope="source", name="shop")}
     again = place.run("resume", "campaign", "spring/2026")
     assert (again.exit_code, "is not paused" in again.stderr) == (1, True)
     assert "Expected `str` of length <= 256" in place.run("pause", "source", "x" * 257).stderr
