@@ -224,9 +224,11 @@ class Core(RuleBasedStateMachine):
 
     # What happens
 
-    @initialize(known=st.sampled_from([True, True, True, False]))
-    def start(self, known: bool) -> None:
+    @initialize(known=st.sampled_from([True, True, True, False]), windows=nights, policy=st.sampled_from(POLICIES))
+    def start(self, known: bool, windows: tuple[Window, ...], policy: Policies) -> None:
+        self.rules = policy
         if known:
+            self.change(SetQuietHours(id=self.name(), quiet_hours=windows))
             addresses = {"phone": "fcm", "mail": "ses", "number": "twilio"}
             for number, (name, provider) in enumerate(addresses.items()):
                 self.change(add_endpoint(number, name, provider))
@@ -268,6 +270,19 @@ class Core(RuleBasedStateMachine):
             if number not in self.sent_before:
                 self.sent_before[number] = arrival(event(number, kind, self.now - age, **data), self.now, lane=lane)
             self.repeat(number)
+
+    @rule(kind=st.sampled_from(list(CATEGORIES)), many=st.integers(1, 5), later=st.sampled_from([0, 1, 2_000, 7_000]))
+    def plain_events_arrive(self, kind: str, many: int, later: int) -> None:
+        for _ in range(many):
+            self.now += later
+            number = 1_000 + self.offset
+            self.sent_before[number] = arrival(event(number, kind, self.now), self.now)
+            self.repeat(number)
+
+    @rule(kind=st.sampled_from(["alarm", "alarm", "bill", "news"]), later=st.sampled_from([1, 5_000, 21_000, 60_000]))
+    def one_arrives_and_time_passes(self, kind: str, later: int) -> None:
+        self.plain_events_arrive(kind, 1, 0)
+        self.time_passes_and_timers_fire_when_due(later)
 
     @precondition(lambda self: self.sent_before)
     @rule(data=st.data())
