@@ -25,5 +25,7 @@ def copy_of_the_code(root: Path, edit: Callable[[str], str]) -> Path:
     for package in PACKAGES:
         shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
     core = root / "policy" / "core.py"
-    core.write_text(edit(core.read_text()))
+    before = core.read_text()
+    core.write_text(edit(before))
+    assert core.read_text() != before, "nothing to edit: the core has changed"
     return root

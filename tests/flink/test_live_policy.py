@@ -18,7 +18,7 @@ DENIED = policy(5, news={"class": "marketing", "channels": ["push", "in_app"], "
 
 
 def document(**changes: Any) -> bytes:
-    return json.dumps(policy(1000) | changes).encode()
+    return json.dumps(policy(6) | changes).encode()
 
 
 INVALID = {

@@ -37,9 +37,9 @@ def test_stop_and_resume_with_another_parallelism(cluster: Cluster, crowd: list[
         return sum(outcome == "deferred" for outcome, _ in cluster.soon.outcomes(user)) >= 2
 
     until(lambda: cluster.soon.refresh() and all(waits(user) for user in users), PATIENCE)
-    invalid = cluster.publish({"version": 6, "categories": {}})
-    cluster.publish(policy(5))
-    until(lambda: cluster.policy_version(users[0]) == 5, PATIENCE)
+    invalid = cluster.publish({"version": 40, "categories": {}})
+    cluster.publish(policy(40))
+    until(lambda: cluster.policy_version(users[0]) == 40, PATIENCE)
 
     savepoint = control.stop()
     # What arrives meanwhile is decided afterwards; the policy in force is the restored one, not the older packaged one.
@@ -58,7 +58,7 @@ def test_stop_and_resume_with_another_parallelism(cluster: Cluster, crowd: list[
         assert len(chains[0]) == 1
         assert {waited for chain in chains for waited in chain[:-1]} == {("deferred", "throttled")}
         assert min(len(chain) for chain in chains[1:]) > 1
-    assert cluster.policy_version(users[0]) == 5
+    assert cluster.policy_version(users[0]) == 40
     assert [record.headers["reason"] for record in cluster.log.rejected(invalid)] == ["invalid_policy"]
     cluster.assert_delivered_once()
 
@@ -74,10 +74,10 @@ def test_new_code_a_source_and_a_sink_take_up_the_old_state(cluster: Cluster, cr
     cluster.sender.send(EVENTS["background"], known)
     cluster.balanced()
     savepoint = cluster.running().stop()
-    root = copy_of_the_code(tmp_path, lambda core: core.replace('"suppressed", "stale"', '"suppressed", "far_too_old"'))
+    root = copy_of_the_code(tmp_path, lambda core: core.replace('return "stale"', 'return "far_too_old"'))
 
     everything = "events,changes,profiles"
-    cluster.start(savepoint, policies=policy(9), providers=["fcm", "inapp", "apns"], root=root, inputs=everything)
+    cluster.start(savepoint, policies=policy(41), providers=["fcm", "inapp", "apns"], root=root, inputs=everything)
     heard = cluster.notify("background", "orders", [user], "after", channels=["push"])[0]
     old = event("old", [user], "orders", datetime.now(UTC) - timedelta(days=3))
     stale = cluster.sender.send(EVENTS["background"], [(None, old)])[0]
@@ -87,7 +87,7 @@ def test_new_code_a_source_and_a_sink_take_up_the_old_state(cluster: Cluster, cr
     assert concluded(cluster, user, stale) == [("suppressed", "far_too_old")], "the new code"
     for name, origin in zip(crowd, repeats, strict=False):
         assert concluded(cluster, name, origin) == [("suppressed", "duplicate_event")], "the old state"
-    assert cluster.policy_version(user) == 9, "the packaged policies are newer than the restored"
+    assert cluster.policy_version(user) == 41, "the packaged policies are newer than the restored"
     cluster.balanced()
     cluster.assert_delivered_once()
 
@@ -113,7 +113,7 @@ def test_a_job_that_lost_its_state_is_bootstrapped(cluster: Cluster, crowd: list
     written = [json.loads(record.value) for record in cluster.log.records[PROFILES] if record.key == f"default/{crowd[0]}"]
     assert written[-1]["applied"].count("again") == 1
 
-    cluster.start(savepoint, policies=policy(10))
+    cluster.start(savepoint, policies=policy(42))
     origins = [cluster.notify("urgent", "news", [name], "bootstrapped")[0] for name in (HUSHED, shy, crowd[0], crowd[1])]
     refused = [("suppressed", "opted_out")]
     found = [concluded(cluster, name, origin) for name, origin in zip((HUSHED, shy, *crowd), origins, strict=False)]

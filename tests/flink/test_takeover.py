@@ -19,7 +19,7 @@ from tests.waiting import until
 pytestmark = pytest.mark.timeout(900)
 
 HOUR = 3_600_000
-NEWER = policy(20, orders={"class": "transactional", "channels": ["in_app"]})
+NEWER = policy(50, orders={"class": "transactional", "channels": ["in_app"]})
 
 
 @pytest.fixture(scope="module")
