@@ -70,6 +70,8 @@ def _position(log: bytes, since: int) -> int:
     """Where in the log the units of ``since`` and later begin."""
     # Compared as bytes, which are in the order of the numbers.
     bound = max(0, since).to_bytes(_SIZE, "big")
+    if log[:_SIZE] >= bound:
+        return 0
     if log[-_SIZE:] < bound:
         return len(log)
     low, high = 0, len(log) // _SIZE

@@ -204,6 +204,8 @@ def _release(step: Step) -> None:
     """Judge again, in the order of their arrival, what is due, and what is parked if the profile is there now."""
     state, now = step.state, step.now
     known = state.profile is not None
+    # A timer may be late: what is released now comes after what closed before.
+    _close_digests(step)
     due = [
         (item.sequence, key)
         for key, item in state.pending.items()

@@ -62,7 +62,7 @@ def collect(step: Step, notification: Notification, rule: DigestRule, verdicts: 
     if not step.wait(notification, "collected", "digest", latest, verdicts, channels=channels, digest=key):
         return None
     digest.items += 1
-    if rule.slide is not None and digest.close_at > step.now:
+    if rule.slide is not None:
         digest.close_at = min(latest, step.now + rule.slide)
     if rule.at is not None and digest.items >= rule.at:
         digest.close_at = step.now

@@ -152,11 +152,12 @@ def test_two_windows_in_one_millisecond_are_two_digests() -> None:
     assert len({count.origin for out in outs for count in out.counts}) == 2
 
 
-def test_one_released_into_a_digest_that_is_due_does_not_hold_it_open() -> None:
+def test_one_released_at_the_close_is_the_first_of_the_next_digest() -> None:
     rules, state = news(Digest(window="2m", sliding=True, maximum="1h")), user()
     arrives(state, rules, 1)
     arrives(state, rules, 2, not_before=NOW + 2 * MINUTE)
-    assert digests(fire(rules, state)) == [(NOW + 2 * MINUTE, ["event-1", "event-2"])]
+    assert digests(fire(rules, state)) == [(NOW + 2 * MINUTE, ["event-1"])]
+    assert digests(fire(rules, state)) == [(NOW + 4 * MINUTE, ["event-2"])]
 
 
 def expected_digests(
@@ -428,14 +429,14 @@ def test_some_channels_collect_while_others_go_out_at_once() -> None:
 
 
 def test_a_channel_that_is_collected_is_not_judged_again_when_the_others_are_released() -> None:
-    rules = news(Digest(window="1h", channels=["email"]), ("push", "email"), throttle=throttle(1, "1m", burst=1))
+    rules = news(Digest(window="30s", channels=["email"]), ("push", "email"), throttle=throttle(1, "1m", burst=1))
     state = user(endpoint(), endpoint("e", "ses"))
     arrives(state, rules, 0, channels=["push"])
     out = arrives(state, rules, 1)
     assert [(record.outcome, record.part) for record in out.decisions] == [("deferred", None), ("collected", "digest")]
-    assert sent(fire(rules, state)) == [("event-1", "push")]
     (delivery,) = fire(rules, state).deliveries
     assert (delivery.channel, delivery.params and delivery.params["count"]) == ("email", 1)
+    assert sent(fire(rules, state)) == [("event-1", "push")]
     assert (state.pending, state.activity.due) == ({}, 0)
 
 

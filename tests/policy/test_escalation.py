@@ -344,7 +344,7 @@ def test_what_a_digest_takes_of_two_steps_is_one_item_of_it() -> None:
     rules = ladder(
         steps=TWO,
         channels=("push", "in_app", "sms", "email"),
-        digest=Digest(window="1h", channels=["in_app", "email"]),
+        digest=Digest(window="1h", at=2, channels=["in_app", "email"]),
     )
     state = reachable()
     starts(state, rules)

@@ -74,7 +74,7 @@ def test_the_offset_changes_at_the_very_second(zone: str, now: int) -> None:
     ("zone", "day"),
     [
         ("Asia/Jerusalem", "2023-03-24"),  # at the very start of a span of those that are remembered
-        ("Europe/Chisinau", "2020-10-25"),
+        ("Europe/Chisinau", "2020-10-25"),  # likewise
         ("Asia/Gaza", "2040-10-20"),  # as predicted: back for the end of Ramadan, and within the week again
     ],
 )
@@ -82,6 +82,9 @@ def test_changes_at_the_edge_of_a_span_and_two_of_them_in_one(zone: str, day: st
     for second in range(at(day) // 1_000 - 20 * 86_400, at(day) // 1_000 + 20 * 86_400, 1_800):
         for now in (second * 1_000 - 1, second * 1_000):
             assert timedelta(milliseconds=offset(zone, now)) == local(zone, now).utcoffset()
+    assert next_change(zone, at(day) - 1, at(day)) == (
+        at(day) if offset(zone, at(day) - 1) != offset(zone, at(day)) else None
+    )
 
 
 @given(st.sampled_from(ZONES), st.integers(0, at("2100-01-01")))

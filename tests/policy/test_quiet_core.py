@@ -109,6 +109,8 @@ def test_what_waits_on_one_channel_while_the_inbox_has_it_is_a_child() -> None:
     assert sent(fire(rules, state)) == [("event-1", "push")]
 
 
+TABLE = {"FR": CountryTable(time_zone="Europe/Paris", marketing_sms=(window("16:00", "17:00"),))}
+
 # Downgrade to the inbox
 
 
@@ -147,6 +149,24 @@ def test_the_inbox_shows_nothing_twice() -> None:
     assert (verdict(out), out.deliveries) == (("suppressed", "quiet_hours"), [])
 
 
+def test_the_inbox_stands_in_once_a_notification_also_over_its_releases() -> None:
+    rules = news(("push", "sms"), "marketing", quiet_hours="in_app", throttle=throttle(1, "1m", burst=1), countries=TABLE)
+    state = user(endpoint(), endpoint("s", "twilio"), country="FR", quiet_hours=(window("16:14", "18:00"),))
+    arrives(state, rules, 0, channels=["push"])
+    assert sent(arrives(state, rules)) == [("event-1", "in_app")], "for the SMS; push waits for its token"
+    out = fire(rules, state)
+    assert (verdict(out), out.deliveries) == (("suppressed", "quiet_hours"), [])
+
+
+def test_where_others_go_out_the_rest_of_a_stand_in_is_the_channel_itself() -> None:
+    early = {"FR": CountryTable(time_zone="Europe/Paris", marketing_sms=(window("16:00", "16:14"),))}
+    rules = news(("push", "sms"), "marketing", quiet_hours="in_app", throttle=throttle(1, "1m", burst=1), countries=early)
+    state = user(endpoint(), endpoint("s", "twilio"), country="FR")
+    assert sent(arrives(state, rules, 0, channels=["sms"])) == [("event-0", "in_app")]
+    assert sent(arrives(state, rules)) == [("event-1", "push")]
+    assert sent(fire(rules, state)) == [("event-1", "sms")], "it is no longer quiet"
+
+
 def test_a_stand_in_that_has_to_wait_waits_in_the_place_of_its_channel() -> None:
     rules = news(("sms",), "marketing", quiet_hours="in_app", throttle=throttle(1, "1m", burst=1))
     state = user(endpoint("s", "twilio"), quiet_hours=(window("14:00", "14:14"),))
@@ -161,8 +181,6 @@ def test_a_stand_in_that_has_to_wait_waits_in_the_place_of_its_channel() -> None
 
 
 # Country tables
-
-TABLE = {"FR": CountryTable(time_zone="Europe/Paris", marketing_sms=(window("16:00", "17:00"),))}
 
 
 @pytest.mark.parametrize(
