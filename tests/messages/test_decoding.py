@@ -136,6 +136,7 @@ def test_a_field_that_is_unknown_is_named_with_its_place(decode: Any, document: 
         (decode_profile_input, {"consents": [CONSENT, CONSENT | {"where": ""}]}, "$.consents[1].where"),
         (decode_profile_input, {"time_zone": "Mars/Olympus"}, "$"),
         (decode_profile_input, {"time_zone": "../etc/passwd"}, "$"),
+        (decode_profile_input, {"time_zone": "localtime"}, "$"),
         (decode_policy, {"version": 0, "categories": POLICY["categories"]}, "$.version"),
         (decode_policy, {"version": 1, "categories": {}}, "$.categories"),
         (decode_policy, POLICY | {"identity_window": "1h"}, "$"),

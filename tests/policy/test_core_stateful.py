@@ -613,5 +613,5 @@ class Core(RuleBasedStateMachine):
         assert all(record.step >= own[0].step for record in chain if record.child)
 
 
-Core.TestCase.settings = settings(max_examples=120, stateful_step_count=50, deadline=None)
+Core.TestCase.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
 TestCore = Core.TestCase
