@@ -181,7 +181,13 @@ class Cluster:
             (record.lane, id) for user in self.log.decisions.values() for record in user for id in record.deliveries
         )
         left = Counter((delivery.lane, delivery.id) for user in self.log.deliveries.values() for delivery in user)
-        assert set(named.values()) == {1}
+        twice = {place for place, times in named.items() if times > 1}
+        assert twice == set(), [
+            record
+            for user in self.log.decisions.values()
+            for record in user
+            if twice & {(record.lane, id) for id in record.deliveries}
+        ]
         assert named.keys() - left.keys() == set()
         doubled = {place for place, times in left.items() if times > 1 and place[0] == "background"}
         assert doubled == set()

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from uuid import uuid4
 
 import pytest
 from click.testing import CliRunner
@@ -99,7 +100,9 @@ def passes_again(cluster: Cluster, user: str) -> None:
     """Wait until every partition of both lanes lets news pass."""
 
     def sent() -> bool:
-        places = [place for lane in LANES for place in spread(cluster, lane, [user] * 40, "probe")]
+        # Ids of their own: a bootstrapped job does not remember those of the job before.
+        batch = f"probe-{uuid4()}"
+        places = [place for lane in LANES for place in spread(cluster, lane, [user] * 40, f"{batch}-{lane}")]
         counted = [f'"{place}"' for place in places]
 
         def counts() -> list[str] | None:
