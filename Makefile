@@ -39,7 +39,7 @@ down: venv
 test: setup
 	$(MAKE) --no-print-directory quick
 	$(MAVEN) -f runtime/pom.xml verify
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 lint: venv
 	$(MAKE) --no-print-directory quick

@@ -5,9 +5,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from cli.stack.stack import Stack
 from cli.stack.stack_settings import with_free_ports
@@ -17,12 +19,22 @@ from connectors.settings import KafkaSettings, Settings
 TESTS = Path(__file__).parent
 
 
+class ByDirectory(LoadScopeScheduling):
+    """A directory's tests stay in one worker: they share processes that take long to start."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid.removeprefix("tests/").partition("/")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByDirectory:
+    """How tests are shared out between workers."""
+    return ByDirectory(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a directory's tests in one worker: they share processes that take long to start. The longest come first."""
-    groups = {item: item.path.relative_to(TESTS).parts[0] for item in items}
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: groups[item] != "flink")
+    """The directory that takes longest comes first."""
+    items.sort(key=lambda item: item.path.relative_to(TESTS).parts[0] != "flink")
 
 
 class Kafka:

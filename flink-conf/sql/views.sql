@@ -33,8 +33,8 @@ FROM decisions
 WHERE lane = 'urgent' AND COALESCE(step, 0) = 0 AND child IS NOT TRUE
 GROUP BY FLOOR(arrived_time TO MINUTE);
 
--- Counted against decided, by the minute of arrival: `difference` is 0 unless something is on its way, or lost. What is
--- held whole is in `held`, until it is released and arrives anew. `herald conservation` knows more: what is overdue, what
+-- Counted against decided, by the minute of arrival: `difference` is 0 unless something is on its way, or lost. What was
+-- held whole is in `held`; when it is released it arrives anew. `herald conservation` knows more: what is overdue, what
 -- was doubled, and which held events were released.
 CREATE VIEW conservation AS
 SELECT

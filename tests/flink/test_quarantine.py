@@ -215,7 +215,7 @@ def test_a_source_over_its_rate_is_held_and_its_release_is_not(
         return None, event(id, [user], category, time).replace(b'"source": "shop"', b'"source": "flood"')
 
     flood = cluster.sender.send(
-        EVENTS["background"], [from_flood(f"flood-{number}", crowd[number], "orders") for number in range(400)]
+        EVENTS["background"], [from_flood(f"gush-{number}", crowd[number], "orders") for number in range(400)]
     )
     foreign = cluster.sender.send(EVENTS["background"], [from_flood("foreign", crowd[0], "news")])[0]
     usual = cluster.notify("background", "orders", crowd[:100], "usual")
@@ -223,7 +223,7 @@ def test_a_source_over_its_rate_is_held_and_its_release_is_not(
     kept = origins(held) & set(flood)
     assert 0 < len(kept) < len(flood)
     assert report.outcomes["quarantined"] == {"source_quarantined": len(kept)}
-    assert len(sent_by_event(cluster, "flood-")) == len(flood) - len(kept)
+    assert len(sent_by_event(cluster, "gush-")) == len(flood) - len(kept)
     assert not origins(held) & set(usual)
     (refused,) = cluster.log.rejected(foreign)
     assert (refused.headers["stage"], refused.headers["reason"]) == ("read", "category_not_allowed")
@@ -231,7 +231,7 @@ def test_a_source_over_its_rate_is_held_and_its_release_is_not(
     assert released(cluster, "--source", "flood") == len(kept)
     report = cluster.balanced()
     assert "quarantined" not in report.outcomes
-    assert sent_by_event(cluster, "flood-") == Counter({(f"flood-{number}", crowd[number]): 1 for number in range(400)})
+    assert sent_by_event(cluster, "gush-") == Counter({(f"gush-{number}", crowd[number]): 1 for number in range(400)})
 
 
 def test_a_bootstrapped_job_holds_what_was_paused_before_it(cluster: Cluster, crowd: list[str], held: View) -> None:
