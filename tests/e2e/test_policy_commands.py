@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from msgspec import structs
 
-from cli.main import main
 from cli.stack.stack_settings import write_settings
 from connectors.policy_files import load_policies
 from connectors.policy_log import PolicyLogError, publish, read_records
@@ -20,6 +19,7 @@ from messages.policy import POLICY_SET, Policy, decode_policy
 from messages.topics import POLICIES
 from tests.conftest import Kafka, fresh_prefix
 from tests.flink.log import create_topic
+from tests.herald import herald
 
 PACKAGED = """\
 version: 3
@@ -48,8 +48,7 @@ class Commands:
         write_settings(Settings(kafka=kafka, job=JobSettings(policies=str(self.packaged))), self._config)
 
     def run(self, *arguments: str) -> Result:
-        arguments = ("--config", str(self._config), "policy", *arguments)
-        return CliRunner(env={"COLUMNS": "200"}).invoke(main, arguments)
+        return herald("--config", str(self._config), "policy", *arguments)
 
     def good(self, *arguments: str) -> str:
         result = self.run(*arguments)
@@ -100,7 +99,7 @@ def test_validate_shows_the_set_or_the_place_of_the_error(commands: Commands) ->
 
 
 def test_the_packaged_files_are_valid() -> None:
-    result = CliRunner().invoke(main, ["policy", "validate", str(ROOT / "flink-conf" / "policies")])
+    result = herald("policy", "validate", str(ROOT / "flink-conf" / "policies"))
     assert result.exit_code == 0, result.output
 
 

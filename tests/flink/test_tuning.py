@@ -6,18 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from cli.main import main
 from tests.flink.cluster import PATIENCE, Cluster, policy
+from tests.herald import herald
 from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(900)
 
 
 def herald_policy(cluster: Cluster, *arguments: str) -> str:
-    command = ["--config", str(cluster.stack.file), "policy", *arguments]
-    result = CliRunner(env={"COLUMNS": "200"}).invoke(main, command)
+    result = herald("--config", str(cluster.stack.file), "policy", *arguments)
     assert result.exit_code == 0, result.output
     return result.output
 
