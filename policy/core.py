@@ -19,6 +19,7 @@ from policy.judging import judge
 from policy.policies import CategoryRules, Policies
 from policy.profiles import change_profile
 from policy.release import taken_up
+from policy.source_guard import pause_of
 from policy.state import UserState, parts_of
 from policy.step import NOBODY, Decided, Notification, Step
 from policy.withdraw import was_cancelled, withdraw
@@ -189,11 +190,12 @@ def _first_with(step: Step, notification: Notification, category: CategoryRules,
 
 def _start(step: Step, notification: Notification) -> None:
     """Rule 6: the event may ask for a later time; then the rules that are repeated."""
-    if step.policies.paused and step.paused(notification):
+    event = notification.event
+    if pause_of(step.policies, event.source, event.data.category, event.data.campaign) is not None:
         pause = min(PAUSED_FOR << min(notification.step, 10), LONGEST_PAUSE)
         step.wait(notification, "deferred", "paused", step.now + pause, channels=notification.channels)
         return None
-    not_before = notification.event.data.not_before
+    not_before = event.data.not_before
     if not_before is not None and milliseconds(not_before) > step.now:
         step.wait(notification, "deferred", "not_before", milliseconds(not_before), channels=notification.channels)
         return None

@@ -88,11 +88,8 @@ def _provided(notification: Notification, category: CategoryRules) -> Sequence[C
 def _climb(step: Step, notification: Notification, category: CategoryRules, channels: Sequence[Channel]) -> None:
     """Take the first rung, from the notification's own on, on which something goes out or waits."""
     words: dict[str, str] = {}
-    while True:
-        rung = category.rungs[notification.rung] if notification.rung < len(category.rungs) else None
-        if rung is None:
-            verdicts = Verdicts(words=words)
-            return _conclude(step, notification, category, verdicts)
+    while notification.rung < len(category.rungs):
+        rung = category.rungs[notification.rung]
         mine = [channel for channel in channels if channel in rung.channels]
         verdicts = _look_at(step, notification, category, mine)
         verdicts.words = words | verdicts.words
@@ -100,6 +97,7 @@ def _climb(step: Step, notification: Notification, category: CategoryRules, chan
             return _conclude(step, notification, category, verdicts)
         words = verdicts.words
         notification.rung += 1
+    return _conclude(step, notification, category, Verdicts(words=words))
 
 
 def _look_at(step: Step, notification: Notification, category: CategoryRules, channels: Sequence[Channel]) -> Verdicts:

@@ -15,7 +15,6 @@ from messages.policy import (
     Digest,
     Excess,
     Override,
-    Pause,
     Policy,
     Price,
     Quiet,
@@ -25,6 +24,7 @@ from messages.policy import (
 from messages.profile import ANY
 from messages.words import CHANNELS, CategoryClass, Channel, Lane, Provider
 from policy.quiet_hours import Week, week_of
+from policy.source_guard import pauses_in
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -162,7 +162,7 @@ def compile_policies(
         },
         prices=document.prices,
         tenants={name: tenant.preferences for name, tenant in document.tenants.items()},
-        paused=frozenset((pause.scope, pause.name) for pause in overrides if isinstance(pause, Pause)),
+        paused=pauses_in(overrides),
         exhausted=frozenset(
             (spent.category, spent.channel, spent.day) for spent in overrides if isinstance(spent, BudgetExhausted)
         ),

@@ -6,7 +6,7 @@ The expand step of the job has the same rules (SourceGuard.java): what changes h
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -16,6 +16,14 @@ ANY_SOURCE: Final = "*"
 """The name of the rules for sources that have none of their own."""
 
 Ruling = Literal["pass", "paused", "category_not_allowed", "source_quarantined"]
+
+
+class HasPauses(Protocol):
+    """Policies as far as pauses go."""
+
+    @property
+    def paused(self) -> frozenset[tuple[str, str]]:
+        """What is paused, as (scope, name)."""
 
 
 class SourceRules(msgspec.Struct, frozen=True):
@@ -49,13 +57,15 @@ PASS = Verdict("pass")
 
 def source_rules(policy: Policy | None, overrides: Iterable[Override] = ()) -> SourceRules:
     """The rules of a set and of the overrides that lie over it; None is a set without sources."""
-    return SourceRules(
-        {} if policy is None else policy.sources,
-        frozenset((override.scope, override.name) for override in overrides if isinstance(override, Pause)),
-    )
+    return SourceRules({} if policy is None else policy.sources, pauses_in(overrides))
 
 
-def pause_of(rules: SourceRules, source: str, category: str, campaign: str | None) -> tuple[str, str] | None:
+def pauses_in(overrides: Iterable[Override]) -> frozenset[tuple[str, str]]:
+    """What the overrides pause, as (scope, name)."""
+    return frozenset((override.scope, override.name) for override in overrides if isinstance(override, Pause))
+
+
+def pause_of(rules: HasPauses, source: str, category: str, campaign: str | None) -> tuple[str, str] | None:
     """The pause, as (scope, name), that holds what is of this source, category and campaign; None where none does."""
     if not rules.paused:
         return None

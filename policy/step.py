@@ -123,16 +123,6 @@ class Step(msgspec.Struct):
         """Another profile may have another zone."""
         self._zone = None
 
-    def paused(self, notification: Notification) -> bool:
-        """Whether the notification's source, category or campaign is paused."""
-        paused = self.policies.paused
-        event = notification.event
-        return (
-            ("category", event.data.category) in paused
-            or ("source", event.source) in paused
-            or ("campaign", event.data.campaign) in paused
-        )
-
     def wait(
         self,
         notification: Notification,
